@@ -1,0 +1,82 @@
+"""The texts of settings: environment, `.env` and secrets' files, and what may be said of a mistake in them."""
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from dotenv import dotenv_values
+
+from service.parsers import Parser
+
+SECRET_FILE_BYTES_MAX: Final = 65_536
+# A misspelt name is sure to be ours only behind these prefixes; HOST, REDIS_… and the like others use too.
+OUR_PREFIXES: Final = ("FLUX_", "S3_", "WEBHOOK_", "UNKNOWN_")
+TYPO_LIKENESS: Final = 0.75
+SHOWN_CHARS_MAX: Final = 60
+
+
+class Row(NamedTuple):
+    name: str
+    default: str | None
+    parse: Parser[Any]
+    unit: str
+    doc: str
+    secret: bool
+    example: str
+
+
+def texts(rows: Iterable[Row], environ: Mapping[str, str], dotenv: Path | None) -> tuple[dict[str, str], list[str]]:
+    """What is set, by name. A secret given in the environment in either form hides both forms in the file."""
+    mistakes: list[str] = []
+    lines: dict[str, str | None] = {}
+    try:
+        lines = dotenv_values(dotenv, interpolate=False) if dotenv and dotenv.exists() else {}
+    except (OSError, ValueError) as error:
+        mistakes.append(f"{dotenv}: cannot be read ({type(error).__name__})")
+    hidden = {twin for row in rows for twin in _twins(row) if any(environ.get(name) for name in _twins(row))}
+    merged = {name: text for name, text in lines.items() if name not in hidden} | dict(environ)
+    return {name: text.strip() for name, text in merged.items() if text and text.strip()}, mistakes
+
+
+def _twins(row: Row) -> tuple[str, ...]:
+    return (row.name, f"{row.name}_FILE") if row.secret else (row.name,)
+
+
+def value(row: Row, texts: Mapping[str, str]) -> Any:
+    """Raises ValueError with the whole line of the mistake."""
+    text, shown = _text(row, texts)
+    if not text:
+        return None if row.default is None else row.parse(row.default)
+    try:
+        return row.parse(text)
+    except ValueError as error:
+        raise ValueError(f"{shown}: {error}, e.g. {row.name}={row.example}") from None
+
+
+def _text(row: Row, texts: Mapping[str, str]) -> tuple[str, str]:
+    """The text of a setting, and how a mistake may name it."""
+    twin = f"{row.name}_FILE"
+    if not row.secret or twin not in texts:
+        text = texts.get(row.name, "")
+        return text, row.name if row.secret or "@" in text else f"{row.name}={_short(text)}"
+    if row.name in texts:
+        raise ValueError(f"{row.name} and {twin}: one of them is wanted, not both")
+    try:
+        with Path(texts[twin]).open(encoding="utf-8") as file:
+            return file.read(SECRET_FILE_BYTES_MAX).strip(), f"{twin}={_short(texts[twin])}"
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise ValueError(f"{twin}={_short(texts[twin])}: cannot be read ({reason})") from None
+
+
+def _short(text: str) -> str:
+    plain = "".join(c if c.isprintable() else "\ufffd" for c in text)
+    return plain if len(plain) <= SHOWN_CHARS_MAX else plain[: SHOWN_CHARS_MAX - 1] + "…"
+
+
+def misspelt(rows: Iterable[Row], texts: Mapping[str, str]) -> list[str]:
+    known = [name for row in rows for name in _twins(row)]
+    strange = sorted(name for name in texts if name.startswith(OUR_PREFIXES) and name not in known)
+    close = {name: get_close_matches(name, known, 1, TYPO_LIKENESS) for name in strange}
+    return [f"{name}: no such setting; {like[0]} is meant?" for name, like in close.items() if like]
