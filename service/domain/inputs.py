@@ -1,0 +1,40 @@
+"""Input images: an http(s) URL that the provider fetches, or base64 that we decode and put in the bucket."""
+
+import base64
+import re
+from dataclasses import dataclass, field
+from typing import Final
+
+INPUT_URL_CHARS_MAX: Final = 8_192  # presigned URLs with a session token pass 2,000
+_DATA_URL: Final = re.compile(r"data:image/[a-z0-9.+-]{1,40};base64,", re.IGNORECASE)
+WEB_URL: Final = r"^https?://[^\s/?#@\\]+([/?#][!-~]*)?$"  # without credentials
+_WEB_URL: Final = re.compile(WEB_URL)
+
+
+@dataclass(frozen=True, slots=True)
+class InputUrl:
+    """Passed on as it is: we never fetch what a caller names."""
+
+    url: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class InputBytes:
+    content: bytes = field(repr=False)
+
+
+def split_input(value: str) -> InputUrl | InputBytes | None:
+    """Tell the two kinds apart. None: neither a usable URL nor strict, padded, non-empty base64."""
+    if value.startswith(("http://", "https://")):
+        usable = len(value) <= INPUT_URL_CHARS_MAX and _WEB_URL.fullmatch(value)
+        return InputUrl(value) if usable else None
+    content = _decode(value)
+    return InputBytes(content) if content else None
+
+
+def _decode(value: str) -> bytes | None:
+    prefix = _DATA_URL.match(value)
+    try:
+        return base64.b64decode(value[prefix.end() :] if prefix else value, validate=True)
+    except ValueError:  # binascii.Error is one; so is a character outside ASCII
+        return None
