@@ -1,0 +1,432 @@
+-- The guarded writes. Every change of a job happens in one run of this script: Redis runs it alone and whole, and an
+-- append-only file never holds half of it. Time is Redis's own. Replies are lists; the first word says what happened.
+--
+-- KEYS[1]  the prefix of all our keys (one node or one primary: keys are made here, so not Redis Cluster)
+-- ARGV[1]  verb        ARGV[2]  its arguments, JSON        ARGV[3…]  fields of the record: name, value, name, value …
+--
+--   job:{id}            hash    the record; `version` counts writes, `sum` is the SHA-1 over all other fields
+--   log:{id}            list    the job's own events, JSON, oldest first
+--   due                 zset    {kind}:{id} → when it must be looked at (ms); a claim moves it to the end of a lease
+--   rung                zset    {kind}:{id} → when the sweep last rang for it
+--   ripe                zset    jobs that collect → when their URL expires
+--   slots[:{model}]     zset    jobs that hold a slot → since when; with a model: those under a cap of its own
+--   wait:{model}:{prio} zset    jobs that wait for a slot → their tag (start-time fair queueing)
+--   tags, clock         hash, string   last tag of each caller and priority; the virtual time
+--   gate                hash    until, reason, failures; cap:{model} = working caps found by 429s
+--   jobs[@caller][:status], jobs#batch[:status]   zset of ids, for lists (ids are time-ordered)
+--   task:{provider id}  string  the job that owns a provider task
+--   idem:{caller}:{key} string  "{hash of the body} {job id}"
+--   ended               zset    jobs with nothing left to do → since when; the sweep forgets them after the retention
+--   tomb:{id}           string  the caller of a deleted job
+--   events              stream  one entry a transition, for readers
+--   took:{model}, found list    the last durations; who told us first
+
+local P, verb, a = KEYS[1], ARGV[1], cjson.decode(ARGV[2])
+local call = redis.call
+local cfg = a.cfg
+
+local PROBE_MS = 30000       -- a closed gate lets one submission through this often
+local REFUSALS_TO_CLOSE = 5  -- submissions in a row that could not be handed over
+local SHRINK_GAP_MS = 2000   -- a burst of 429s is one 429
+local SAFETY_MS = 3600000    -- a waiting job is looked at this often even if every wake-up was lost
+local SEEN = 6               -- event ids kept for replayed calls
+local LOG_LENGTH = 200
+local ADMIT_AT_ONCE = 100
+local WEIGHT = {high = 16, normal = 4, low = 1}
+local PRIORITIES = {'high', 'normal', 'low'}
+
+local function int(n) return string.format('%.0f', n) end
+
+local function clock()
+  local t = call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+
+local now = clock()
+
+local function num(text) if text and text ~= '' then return tonumber(text) end end
+
+local function indexes(caller, batch, status)
+  local names = {'jobs', 'jobs:' .. status, 'jobs@' .. caller, 'jobs@' .. caller .. ':' .. status}
+  if batch and batch ~= '' then
+    names[5], names[6] = 'jobs#' .. batch, 'jobs#' .. batch .. ':' .. status
+  end
+  return names
+end
+
+local function index(id, caller, batch, from, to)
+  if from then for _, name in ipairs(indexes(caller, batch, from)) do call('ZREM', P .. name, id) end end
+  if to then for _, name in ipairs(indexes(caller, batch, to)) do call('ZADD', P .. name, 0, id) end end
+end
+
+-- A flipped byte in a value would be served silently: readers recompute this and refuse the record.
+-- NAMES, the record's fields in their order, stands before this file (a sort here would follow the server's locale).
+local function seal(id)
+  local values, parts = call('HMGET', P .. 'job:' .. id, unpack(NAMES)), {}
+  for i, name in ipairs(NAMES) do
+    if values[i] then parts[#parts + 1] = name .. '=' .. values[i] .. '\n' end
+  end
+  call('HSET', P .. 'job:' .. id, 'sum', redis.sha1hex(table.concat(parts)))
+end
+
+local function write(id, fields, stamps)
+  local key = P .. 'job:' .. id
+  if #fields > 0 then call('HSET', key, unpack(fields)) end
+  for _, name in ipairs(stamps) do call('HSET', key, name, int(now)) end
+  call('HINCRBY', key, 'version', 1)
+  seal(id)
+end
+
+local function emit(id, caller, batch, from)
+  local version = call('HGET', P .. 'job:' .. id, 'version')
+  local event = {id = id, caller = caller, batch_id = batch, status = a.to, from = from, reason = a.event,
+    at = int(now), version = version, by = a.by, detail = a.detail}
+  local flat = {}
+  for name, value in pairs(event) do
+    if value and value ~= '' then flat[#flat + 1] = name; flat[#flat + 1] = value end
+  end
+  event.eid = call('XADD', P .. 'events', 'MAXLEN', '~', cfg.events_max, '*', unpack(flat))
+  call('RPUSH', P .. 'log:' .. id, cjson.encode(event))
+  call('LTRIM', P .. 'log:' .. id, -LOG_LENGTH, -1)
+end
+
+-- ---- slots ---------------------------------------------------------------------------------------------------------
+
+local function hold(id, group, holds)
+  if holds then
+    call('ZADD', P .. 'slots', 'NX', int(now), id)
+    if group ~= '' then call('ZADD', P .. 'slots:' .. group, 'NX', int(now), id) end
+  else
+    call('ZREM', P .. 'slots', id)
+    if group ~= '' then call('ZREM', P .. 'slots:' .. group, id) end
+  end
+end
+
+local function lane(group, priority) return P .. 'wait:' .. group .. ':' .. priority end
+
+local function unwait(id, group) for _, p in ipairs(PRIORITIES) do call('ZREM', lane(group, p), id) end end
+
+local function wait(id, group, priority, caller)
+  if call('ZSCORE', lane(group, priority), id) then return end
+  local who = caller .. '|' .. priority
+  local tag = math.max(num(call('GET', P .. 'clock')) or 0, num(call('HGET', P .. 'tags', who)) or 0)
+  tag = string.format('%.17g', tag + 1 / WEIGHT[priority])
+  call('HSET', P .. 'tags', who, tag)
+  call('ZADD', lane(group, priority), tag, id)
+end
+
+local function configured(group) return group == '' and cfg.cap or cfg.caps[group] or 0 end
+
+-- The cap that is in force: what is configured, or less while 429s say so. 0 = none.
+local function cap_of(group)
+  local top, found = configured(group), num(call('HGET', P .. 'gate', 'cap:' .. group))
+  if not found then return top end
+  return math.floor(top > 0 and math.min(top, found) or found)
+end
+
+local function full(group, priority)
+  local cap = cap_of(group)
+  if cap == 0 then return false end
+  local free = cap - call('ZCARD', P .. 'slots' .. (group ~= '' and ':' .. group or ''))
+  local kept = math.min(2, math.floor(cap / 8)) -- the last few are for high alone
+  return free <= 0 or (priority ~= 'high' and free <= kept)
+end
+
+-- The lane whose first job has the smallest tag, of those whose caps leave room.
+local function first_waiting()
+  local best
+  for _, group in ipairs(cfg.groups) do
+    for _, priority in ipairs(PRIORITIES) do
+      local head = call('ZRANGE', lane(group, priority), 0, 0, 'WITHSCORES')
+      if head[1] and (not best or tonumber(head[2]) < best.tag)
+        and not full('', priority) and (group == '' or not full(group, priority)) then
+        best = {id = head[1], tag = tonumber(head[2]), group = group, lane = lane(group, priority)}
+      end
+    end
+  end
+  return best
+end
+
+-- As many waiting jobs as there are slots become due now. Returns their ids: RQ holds only work that can run.
+local function admit()
+  local ids = {}
+  local gate = call('HMGET', P .. 'gate', 'until', 'reason')
+  if (num(gate[1]) or 0) > now then return ids end
+  local probing = gate[2] == 'held' or gate[2] == 'refused'
+  while #ids < ADMIT_AT_ONCE do
+    local next_up = first_waiting()
+    if not next_up then break end
+    call('ZREM', next_up.lane, next_up.id)
+    call('SET', P .. 'clock', string.format('%.17g', next_up.tag))
+    hold(next_up.id, next_up.group, true)
+    call('ZADD', P .. 'due', int(now), 'job:' .. next_up.id)
+    ids[#ids + 1] = next_up.id
+    if probing then
+      call('HSET', P .. 'gate', 'until', int(now + PROBE_MS))
+      break
+    end
+  end
+  return ids
+end
+
+local function shrink(group)
+  local gate, field = P .. 'gate', 'cap:' .. group
+  if now - (num(call('HGET', gate, 'shrunk:' .. group)) or 0) < SHRINK_GAP_MS then return end
+  local used = call('ZCARD', P .. 'slots' .. (group ~= '' and ':' .. group or ''))
+  local cap = cap_of(group)
+  if cap == 0 or used < cap then cap = used end
+  call('HSET', gate, field, math.max(1, math.floor(cap * 0.75)), 'shrunk:' .. group, int(now))
+end
+
+local function grow(group)
+  local gate, field = P .. 'gate', 'cap:' .. group
+  local found, top = num(call('HGET', gate, field)), configured(group)
+  if not found then return end
+  found = found + 1 / found
+  if top > 0 and found >= top then call('HDEL', gate, field, 'shrunk:' .. group)
+  else call('HSET', gate, field, string.format('%.6g', found)) end
+end
+
+-- What a submission's answer says of the account. Submissions pause while the gate's `until` lies ahead.
+local function listen(group)
+  local gate = P .. 'gate'
+  if a.signal == 'ok' then
+    local reason = call('HGET', gate, 'reason')
+    if reason == 'held' or reason == 'refused' then call('HDEL', gate, 'until', 'reason', 'since', 'detail') end
+    call('HDEL', gate, 'failures')
+    grow('')
+    if group ~= '' then grow(group) end
+    return
+  end
+  local pause = PROBE_MS
+  if a.signal == 'throttled' then
+    shrink(group)
+    pause = a.signal_ms
+  elseif a.signal == 'refused' and call('HINCRBY', gate, 'failures', 1) < REFUSALS_TO_CLOSE then
+    return
+  end
+  if call('HGET', gate, 'reason') ~= a.signal then call('HSET', gate, 'since', int(now)) end
+  local till = math.max(num(call('HGET', gate, 'until')) or 0, now + pause)
+  call('HSET', gate, 'until', int(till), 'reason', a.signal, 'detail', a.detail or '')
+end
+
+-- ---- the record ----------------------------------------------------------------------------------------------------
+
+local function schedule(id, due_ms, deadline)
+  local at = now + due_ms
+  if deadline and a.deadline_counts then at = math.min(at, deadline) end
+  call('ZADD', P .. 'due', int(at), 'job:' .. id)
+end
+
+local function learn(id, model)
+  local r = call('HMGET', P .. 'job:' .. id, 'submitted_at', 'intent_at', 'polled_at', 'found_by')
+  local from = num(r[1]) or num(r[2])
+  if not from then return end
+  -- Found by a poll: it became ready some time after the poll before; the middle is the best guess.
+  local at = r[4] == 'poll' and ((num(r[3]) or from) + now) / 2 or now
+  call('LPUSH', P .. 'took:' .. model, int(math.max(at - from, 0)))
+  call('LTRIM', P .. 'took:' .. model, 0, 299)
+  call('LPUSH', P .. 'found', r[4])
+  call('LTRIM', P .. 'found', 0, 199)
+end
+
+local verbs = {}
+
+-- A new job: its record, indexes, due time, idempotency key and place in the queue.
+-- created | already (the call was sent twice) | replayed, conflict (the key is known) | full | retried | stale
+function verbs.create()
+  if call('EXISTS', P .. 'job:' .. a.id) == 1 then return {'already', int(now), {}} end
+  if a.idem then
+    local known = call('GET', P .. 'idem:' .. a.caller .. ':' .. a.idem)
+    if known then
+      local hash, id = string.match(known, '^(%S+) (%S+)$')
+      return {hash == a.idem_hash and 'replayed' or 'conflict', int(now), {}, id}
+    end
+  end
+  if a.retry_of then
+    local old = call('HMGET', P .. 'job:' .. a.retry_of, 'version', 'retried_by')
+    if old[2] and old[2] ~= '' then return {'retried', int(now), {}, old[2]} end
+    if old[1] ~= a.old_version then return {'stale', int(now), {}} end
+  elseif cfg.backlog_max > 0 and call('ZCARD', P .. 'jobs:queued') >= cfg.backlog_max then
+    return {'full', int(now), {}}
+  end
+  local fields = {unpack(ARGV, 3)}
+  local deadline = a.deadline_ms and now + a.deadline_ms
+  if deadline then fields[#fields + 1] = 'deadline_at'; fields[#fields + 1] = int(deadline) end
+  write(a.id, fields, a.stamps)
+  index(a.id, a.caller, a.batch, nil, a.to)
+  call('ZREM', P .. 'due', 'stage:' .. a.id)
+  if a.idem then
+    call('SET', P .. 'idem:' .. a.caller .. ':' .. a.idem, a.idem_hash .. ' ' .. a.id, 'PX', cfg.idem_ms)
+  end
+  if a.retry_of then
+    local old = P .. 'job:' .. a.retry_of
+    call('HSET', old, 'retried_by', a.id, 'open', '[]')
+    call('HINCRBY', old, 'version', 1)
+    seal(a.retry_of)
+    hold(a.retry_of, a.group, false)
+    for _, task in ipairs(a.tasks) do call('SET', P .. 'task:' .. task, a.id) end
+  end
+  emit(a.id, a.caller, a.batch, nil)
+  if a.to == 'queued' then
+    schedule(a.id, SAFETY_MS, deadline)
+    wait(a.id, a.group, a.priority, a.caller)
+  else
+    schedule(a.id, 0, nil)
+    hold(a.id, a.group, a.holds_slot)
+    if a.expires_at then call('ZADD', P .. 'ripe', int(a.expires_at), a.id) end
+  end
+  return {'created', int(now), admit()}
+end
+
+-- The one write that moves a job. applied | already | stale | gone | taken (the provider task is another job's)
+function verbs.apply()
+  local key = P .. 'job:' .. a.id
+  local r = call('HMGET', key, 'version', 'seen', 'status', 'caller', 'model', 'group', 'batch_id', 'deadline_at')
+  if not r[1] then return {'gone', int(now), {}} end
+  local seen = r[2] or ''
+  if string.find(seen, a.event_id, 1, true) then return {'already', int(now), {}} end
+  if r[1] ~= a.version then return {'stale', int(now), {}} end
+  if a.own then
+    local owner = call('GET', P .. 'task:' .. a.own)
+    if owner and owner ~= a.id then return {'taken', int(now), {}} end
+    call('SET', P .. 'task:' .. a.own, a.id)
+  end
+  local from, caller, model, group, batch = r[3], r[4], r[5], r[6], r[7]
+  local width = #a.event_id + 1
+  local fields = {unpack(ARGV, 3)}
+  fields[#fields + 1] = 'seen'
+  fields[#fields + 1] = string.sub(seen .. a.event_id .. ',', -width * SEEN)
+  write(a.id, fields, a.stamps)
+  if from ~= a.to then index(a.id, caller, batch, from, a.to) end
+  if a.signal then listen(group) end
+  hold(a.id, group, a.holds_slot)
+  if from == 'queued' and a.to ~= 'queued' then unwait(a.id, group) end
+  if a.to == 'collecting' and a.expires_at then call('ZADD', P .. 'ripe', int(a.expires_at), a.id)
+  else call('ZREM', P .. 'ripe', a.id) end
+  if a.due_ms then schedule(a.id, a.due_ms, num(r[8]))
+  elseif not a.keep_due then
+    call('ZREM', P .. 'due', 'job:' .. a.id)
+    call('ZREM', P .. 'rung', 'job:' .. a.id)
+    call('ZADD', P .. 'ended', int(now), a.id)
+  end
+  if a.event == 'ready' and a.to == 'collecting' and from ~= 'collecting' then learn(a.id, model) end
+  emit(a.id, caller, batch, from)
+  return {'applied', int(now), admit()}
+end
+
+-- A queued job that is due and has no slot takes its place among those that wait. True: nothing to run now.
+local function must_wait(id, r)
+  if r.status ~= 'queued' or call('ZSCORE', P .. 'slots', id) then return false end
+  if r.deadline_at and r.deadline_at <= now then return false end
+  call('ZADD', P .. 'due', int(math.min(now + SAFETY_MS, r.deadline_at or math.huge)), 'job:' .. id)
+  wait(id, r.group, r.priority, r.caller)
+  return true
+end
+
+local function take(id)
+  local member = 'job:' .. id
+  local at = num(call('ZSCORE', P .. 'due', member))
+  if not at or at > now then return nil, {} end
+  local v = call('HMGET', P .. 'job:' .. id, 'status', 'group', 'priority', 'caller', 'deadline_at', 'queue')
+  if not v[1] then
+    call('ZREM', P .. 'due', member) -- its record is gone: nothing can be done for it
+    return nil, {}
+  end
+  if v[6] ~= a.queue then return nil, {} end
+  local r = {status = v[1], group = v[2], priority = v[3], caller = v[4], deadline_at = num(v[5])}
+  if must_wait(id, r) then return nil, admit() end
+  call('ZADD', P .. 'due', int(now + a.lease_ms), member)
+  call('ZREM', P .. 'rung', member)
+  return id, {}
+end
+
+-- Who looks at it now? A `collect` bell means: take what expires first. claimed | none
+function verbs.claim()
+  local id, ring = nil, {}
+  if a.queue == 'collect' then
+    for _, ripe in ipairs(call('ZRANGE', P .. 'ripe', 0, 199)) do
+      id = take(ripe)
+      if id then break end
+    end
+  end
+  if not id then id, ring = take(a.id) end
+  if not id then return {'none', int(now), ring} end
+  local gate = call('HGET', P .. 'gate', 'reason') or ''
+  return {'claimed', int(now), ring, id, int(now + a.lease_ms), gate, call('HGETALL', P .. 'job:' .. id)}
+end
+
+-- A step that still runs keeps its lease, if nobody moved the due time meanwhile. renewed | lost
+function verbs.renew()
+  local at = num(call('ZSCORE', P .. 'due', 'job:' .. a.id))
+  if at ~= a.lease_end then return {'lost', int(now), {}} end
+  call('ZADD', P .. 'due', int(now + a.lease_ms), 'job:' .. a.id)
+  return {'renewed', int(now), {}, int(now + a.lease_ms)}
+end
+
+-- What is due and unclaimed, soonest first: {queue or kind, id, …}. Each is named once in `again_ms`.
+function verbs.ripen()
+  local out = {}
+  local ring = admit()
+  local room = a.room
+  call('ZREMRANGEBYSCORE', P .. 'rung', '-inf', int(now - a.again_ms))
+  for _, member in ipairs(call('ZRANGE', P .. 'due', '-inf', int(now - a.grace_ms), 'BYSCORE', 'LIMIT', 0, a.most)) do
+    local kind, id = string.match(member, '^(%a+):(.+)$')
+    local queue = kind == 'job' and call('HGET', P .. 'job:' .. id, 'queue') or kind
+    if kind == 'job' and not queue then call('ZREM', P .. 'due', member)
+    elseif (room[queue] or 0) > 0 and call('ZADD', P .. 'rung', 'NX', int(now), member) == 1 then
+      room[queue] = room[queue] - 1
+      out[#out + 1], out[#out + 2] = queue, id
+    end
+  end
+  return {'ripe', int(now), ring, out}
+end
+
+-- Something outside the records has work left: a staged upload, or objects to erase. `due_ms` nil: done with it.
+function verbs.plan()
+  local member = a.kind .. ':' .. a.id
+  if a.due_ms then call('ZADD', P .. 'due', int(now + a.due_ms), member)
+  else
+    call('ZREM', P .. 'due', member)
+    call('ZREM', P .. 'rung', member)
+  end
+  return {'planned', int(now), {}}
+end
+
+local function forget(id)
+  local key = P .. 'job:' .. id
+  local r = call('HMGET', key, 'caller', 'batch_id', 'status', 'tasks', 'group')
+  if r[1] then
+    index(id, r[1], r[2], r[3], nil)
+    hold(id, r[5], false)
+    for _, task in pairs(cjson.decode(r[4])) do
+      if call('GET', P .. 'task:' .. task) == id then call('DEL', P .. 'task:' .. task) end
+    end
+  end
+  call('DEL', key, P .. 'log:' .. id)
+  for _, name in ipairs({'due', 'rung'}) do call('ZREM', P .. name, 'job:' .. id) end
+  call('ZREM', P .. 'ended', id)
+  call('ZREM', P .. 'ripe', id)
+end
+
+-- Records that ended long enough ago leave Redis; the bucket keeps their sidecars.
+function verbs.expire()
+  local ids = call('ZRANGE', P .. 'ended', '-inf', int(now - a.retention_ms), 'BYSCORE', 'LIMIT', 0, a.most)
+  for _, id in ipairs(ids) do forget(id) end
+  return {'expired', int(now), {}, #ids}
+end
+
+-- A caller deletes an ended job: the record goes at once, its objects as due work. buried | stale | gone
+function verbs.bury()
+  local version = call('HGET', P .. 'job:' .. a.id, 'version')
+  if not version then return {'gone', int(now), {}} end
+  if version ~= a.version then return {'stale', int(now), {}} end
+  local busy = call('ZSCORE', P .. 'due', 'job:' .. a.id)
+  forget(a.id)
+  call('SET', P .. 'tomb:' .. a.id, a.caller, 'PX', cfg.tomb_ms)
+  -- A step that still runs may write its sidecar once more: erase again when it surely has ended.
+  call('ZADD', P .. 'due', int(now + (busy and a.busy_ms or 0)), 'erase:' .. a.id)
+  return {'buried', int(now), admit()}
+end
+
+return verbs[verb]()

@@ -1,0 +1,388 @@
+"""The job store: what is true of each job, in Redis, moved only by the guarded writes of `store.lua`.
+
+Killed at any point: a write has happened whole or not at all. A caller that did not hear the answer calls again with
+the same job id (`create`) or event id (`apply`) and is told `already`. Nothing here is tried again by itself, and every
+method raises `RedisError` when Redis cannot be reached in time.
+"""
+
+import hashlib
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from importlib import resources
+from typing import Any, Final
+
+from service.domain.events import NOW
+from service.domain.job import Job, Queue, Status
+from service.domain.lifecycle import KEEP, Change
+from service.storage import record
+from service.storage.connection import AsyncRedis, RedisError, ResponseError
+
+PREFIX: Final = "dr1:"  # counted up if the keys ever change their meaning
+_NAMES: Final = ",".join(f"'{name}'" for name in record.NAMES)
+SCRIPT: Final = f"local NAMES = {{{_NAMES}}}\n" + resources.files(__package__).joinpath("store.lua").read_text("utf-8")
+_SHA: Final = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
+
+
+class Unconfirmed(RedisError):
+    """Written, but fewer replicas than asked for have confirmed it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The bounds that the script works with. `caps`: provider's in-flight caps of single models."""
+
+    max_in_flight: int = 24
+    caps: Mapping[str, int] = field(default_factory=dict)
+    backlog_max: int = 200_000
+    events_max: int = 100_000
+    idempotency_s: int = 24 * 3600
+    retention_s: int = 7 * 24 * 3600
+    replicas: int = 0
+    replicas_timeout_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bell:
+    """Look at `id` now: an entry for the queue (or a kind of due work that the sweep does itself)."""
+
+    queue: str
+    id: str
+
+
+class Outcome(StrEnum):
+    """What a guarded write did."""
+
+    CREATED = "created"
+    ALREADY = "already"
+    REPLAYED = "replayed"
+    CONFLICT = "conflict"
+    FULL = "full"
+    RETRIED = "retried"
+    STALE = "stale"
+    APPLIED = "applied"
+    GONE = "gone"
+    TAKEN = "taken"
+    BURIED = "buried"
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """`job_id`: of the job that the caller should look at (another than its own where a key or a retry is known)."""
+
+    outcome: Outcome
+    at: int
+    job_id: str
+    bells: tuple[Bell, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """`key` is the digest of the caller's header, `body` that of the parsed request."""
+
+    key: str
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A lease on a job: until `lease_end` (ms, Redis's clock) no other worker is given it. `gate`: why, if closed."""
+
+    job: Job
+    now: int
+    lease_end: int
+    gate: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One transition, as the events stream carries it. `eid` is the stream's own id."""
+
+    eid: str
+    data: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What `/metrics` shows of the store."""
+
+    counts: Mapping[str, int]
+    slots: int
+    due: int
+    oldest_due_s: float
+    gate: Mapping[str, str]
+
+
+class Store:
+    """`actor` names this process in the events. `store.lua` tells the keys."""
+
+    def __init__(self, redis: AsyncRedis, limits: Limits, *, actor: str = "", prefix: str = PREFIX) -> None:
+        self._redis = redis
+        self._prefix = prefix
+        self._actor = actor
+        self.limits = limits
+        self._config = {
+            "cap": limits.max_in_flight,
+            "caps": dict(limits.caps),
+            "groups": ["", *limits.caps],
+            "backlog_max": limits.backlog_max,
+            "events_max": limits.events_max,
+            "idem_ms": limits.idempotency_s * 1000,
+            "tomb_ms": limits.retention_s * 1000,
+        }
+
+    # ---- guarded writes ------------------------------------------------------------------------------------------
+
+    async def create(
+        self,
+        job: Job,
+        *,
+        deadline_s: float | None = None,
+        idempotency: Idempotency | None = None,
+        takes_over: Job | None = None,
+    ) -> Written:
+        """Put a new job on record; its `created_at` (and `finished_at`, if it begins ended) are Redis's time.
+
+        `takes_over`: the job that this one retries; its provider tasks and its slot become the new job's.
+        Raises Unconfirmed when the record is there but too few replicas said so.
+        """
+        queue = Queue.SUBMIT if job.status is Status.QUEUED else Queue.COLLECT
+        group = job.model if job.model in self.limits.caps else ""
+        arguments = {
+            "id": job.id,
+            "caller": job.caller,
+            "batch": job.batch_id or "",
+            "group": group,
+            "priority": job.priority,
+            "event": "created",
+            "to": job.status,
+            "stamps": [name for name in ("created_at", "finished_at") if name == "created_at" or job.ended],
+            "deadline_ms": _ms(deadline_s),
+            "deadline_counts": not job.ended,
+            "idem": idempotency and idempotency.key,
+            "idem_hash": idempotency and idempotency.body,
+            "retry_of": takes_over and takes_over.id,
+            "old_version": takes_over and str(takes_over.version),
+            "tasks": list(job.tasks.values()),
+            "holds_slot": bool(job.open),
+            "expires_at": job.result_expires_at or 0 if job.status is Status.COLLECTING else None,
+        }
+        fields = record.fresh(job) | {"group": group, "queue": queue}
+        reply = await self._run("create", arguments, fields, confirm=True)
+        bells = (*_own_bell(queue, job), *_submits(reply[2])) if reply[0] == "created" else ()
+        return Written(Outcome(reply[0]), int(reply[1]), reply[3] if len(reply) > 3 else job.id, bells)
+
+    async def apply(self, change: Change, event_id: str, *, confirm: bool = False) -> Written:
+        """Move a job, if its version still stands. `confirm`: wait for the replicas (before something is bought)."""
+        job = change.job
+        stamps = [name for name, value in change.patch.items() if value is NOW]
+        fields = {name: value for name, value in change.patch.items() if value is not NOW}
+        arguments = {
+            "id": job.id,
+            "version": str(job.version),
+            "event_id": event_id,
+            "event": change.event,
+            "detail": change.detail[:200],
+            "to": change.to,
+            "stamps": stamps,
+            "own": change.provider_id,
+            "holds_slot": change.holds_slot,
+            "signal": change.signal,
+            "signal_ms": _ms(change.signal_s),
+            "keep_due": change.due_s is KEEP,
+            "due_ms": None if change.due_s is KEEP else _ms(change.due_s),
+            "deadline_counts": change.deadline_counts,
+            "expires_at": change.patch.get("result_expires_at", job.result_expires_at) or 0 if change.ripe else None,
+        }
+        moved = {"status": change.to, "reason": change.event, "queue": change.queue}
+        reply = await self._run("apply", arguments, fields | moved, confirm=confirm)
+        own = (Bell(change.queue, job.id),) if change.ring and reply[0] == "applied" else ()
+        return Written(Outcome(reply[0]), int(reply[1]), job.id, (*own, *_submits(reply[2])))
+
+    async def bury(self, job: Job, *, busy_s: float) -> Outcome:
+        """Delete an ended job's record; its objects are due to be erased, after `busy_s` if a step may still run."""
+        arguments = {"id": job.id, "version": str(job.version), "caller": job.caller, "busy_ms": _ms(busy_s)}
+        return Outcome((await self._run("bury", arguments))[0])
+
+    # ---- due work ------------------------------------------------------------------------------------------------
+
+    async def claim(self, queue: Queue, job_id: str, lease_s: float) -> tuple[Claim | None, tuple[Bell, ...]]:
+        """A lease on the job, or for `collect` on the one whose URL expires first; None if there is nothing to do."""
+        reply = await self._run("claim", {"queue": queue, "id": job_id, "lease_ms": _ms(lease_s)})
+        bells = _submits(reply[2])
+        if reply[0] == "none":
+            return None, bells
+        _, now, _, _, lease_end, gate, flat = reply
+        return Claim(record.read(_pairs(flat)), int(now), int(lease_end), gate), bells
+
+    async def renew(self, job_id: str, lease_end: int, lease_s: float) -> int | None:
+        """The new end of the lease, or None: it ran out, or something happened to the job."""
+        reply = await self._run("renew", {"id": job_id, "lease_end": lease_end, "lease_ms": _ms(lease_s)})
+        return int(reply[3]) if reply[0] == "renewed" else None
+
+    async def ripen(
+        self, room: Mapping[str, int], *, grace_s: float, again_s: float, most: int = 1000
+    ) -> tuple[Bell, ...]:
+        """What has been due for `grace_s` and is unclaimed, soonest first, at most `room[queue]` each."""
+        arguments = {"room": dict(room), "grace_ms": _ms(grace_s), "again_ms": _ms(again_s), "most": most}
+        reply = await self._run("ripen", arguments)
+        ripe = reply[3]
+        return (*_submits(reply[2]), *(Bell(queue, id_) for queue, id_ in zip(ripe[::2], ripe[1::2], strict=True)))
+
+    async def plan(self, kind: str, id_: str, due_s: float | None) -> None:
+        """Work outside the records (`stage`: inputs of a job being created; `erase`: a deleted job's objects)."""
+        await self._run("plan", {"kind": kind, "id": id_, "due_ms": _ms(due_s)})
+
+    async def expire(self, most: int = 100) -> int:
+        """Forget records that ended longer ago than the retention; how many."""
+        arguments = {"retention_ms": _ms(self.limits.retention_s), "most": most}
+        return int((await self._run("expire", arguments))[3])
+
+    # ---- reads ---------------------------------------------------------------------------------------------------
+
+    async def get(self, job_id: str) -> Job | None:
+        """The job, or None. Raises record.CorruptRecord, record.NewerRecord."""
+        flat = await self._redis.hgetall(self._key("job", job_id))
+        return record.read({_text(name): _text(value) for name, value in flat.items()}) if flat else None
+
+    async def buried_by(self, job_id: str) -> str | None:
+        """The caller who deleted the job, as long as its tombstone stands."""
+        caller = await self._redis.get(self._key("tomb", job_id))
+        return None if caller is None else _text(caller)
+
+    async def page(
+        self,
+        *,
+        caller: str | None,
+        status: Status | None = None,
+        batch_id: str | None = None,
+        before: str | None = None,
+        limit: int = 50,
+    ) -> list[Job]:
+        """Newest first. `caller` None: of all. `before`: the last id of the page before."""
+        name = f"jobs#{batch_id}" if batch_id else f"jobs@{caller}" if caller else "jobs"
+        name += f":{status}" if status else ""
+        ids: Any = await self._redis.zrange(
+            self._prefix + name, f"({before}" if before else "+", "-", desc=True, bylex=True, offset=0, num=limit
+        )
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for id_ in ids:
+                pipe.hgetall(self._key("job", _text(id_)))
+            rows = await pipe.execute()
+        jobs = [record.read({_text(k): _text(v) for k, v in row.items()}) for row in rows if row]
+        return [job for job in jobs if caller is None or job.caller == caller]
+
+    async def log(self, job_id: str) -> list[Entry]:
+        """The job's own events, oldest first."""
+        rows = [json.loads(row) for row in await self._redis.lrange(self._key("log", job_id), 0, -1)]
+        return [Entry(row.pop("eid"), row) for row in rows]
+
+    async def last_event(self) -> str:
+        """The newest id of the events stream (`0-0` if none)."""
+        newest: Any = await self._redis.xrevrange(self._prefix + "events", count=1)
+        return _text(newest[0][0]) if newest else "0-0"
+
+    async def first_event(self) -> str | None:
+        """The oldest id that the stream still has."""
+        oldest: Any = await self._redis.xrange(self._prefix + "events", count=1)
+        return _text(oldest[0][0]) if oldest else None
+
+    async def events(self, after: str, *, block_s: float = 0, most: int = 500) -> list[Entry]:
+        """Transitions after an id; waits up to `block_s` for the first (0: does not wait)."""
+        block = int(block_s * 1000) or None
+        streams: Any = await self._redis.xread({self._prefix + "events": after}, count=most, block=block)
+        rows = streams[0][1] if streams else []
+        return [Entry(_text(eid), {_text(k): _text(v) for k, v in data.items()}) for eid, data in rows]
+
+    async def durations(self, model: str) -> list[float]:
+        """The last few hundred times from acceptance to ready, seconds, newest first."""
+        return [int(ms) / 1000 for ms in await self._redis.lrange(self._key("took", model), 0, -1)]
+
+    async def lost_share(self) -> float:
+        """Of the last 200 images: the share that a poll found before any callback came (0 while none is known)."""
+        found = await self._redis.lrange(self._prefix + "found", 0, -1)
+        return found.count(b"poll") / len(found) if found else 0.0
+
+    async def figures(self) -> Figures:
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for status in Status:
+                pipe.zcard(f"{self._prefix}jobs:{status}")
+            pipe.zcard(self._prefix + "slots")
+            pipe.zcard(self._prefix + "due")
+            pipe.zrange(self._prefix + "due", 0, 0, withscores=True)
+            pipe.hgetall(self._prefix + "gate")
+            pipe.time()
+            *counts, slots, due, oldest, gate, (seconds, micros) = await pipe.execute()
+        now_s = seconds + micros / 1e6
+        age = max(0.0, now_s - oldest[0][1] / 1000) if oldest else 0.0
+        told = {_text(k): _text(v) for k, v in gate.items()}
+        return Figures(dict(zip(Status, counts, strict=True)), slots, due, age, told)
+
+    async def writable(self) -> None:
+        """Raises RedisError unless a write is taken (a replica or a full disk says no)."""
+        await self._redis.set(self._prefix + "ready", "1", px=60_000)
+
+    async def scan_ids(self) -> AsyncIterator[str]:
+        """Every job id on record, in no order."""
+        async for key in self._redis.scan_iter(match=self._key("job", "*"), count=500):
+            yield _text(key).removeprefix(self._key("job", ""))
+
+    # ---- the script ----------------------------------------------------------------------------------------------
+
+    async def _run(
+        self, verb: str, arguments: Mapping[str, Any], fields: Mapping[str, Any] | None = None, *, confirm: bool = False
+    ) -> list[Any]:
+        told = {name: value for name, value in arguments.items() if value is not None}
+        told |= {"cfg": self._config, "by": self._actor}
+        argv = [verb, record.compact(told), *record.write(fields or {})]
+        try:
+            reply = await self._evaluate("EVALSHA", _SHA, argv, confirm=confirm)
+        except ResponseError as error:
+            if not str(error).startswith("NOSCRIPT") and "NOSCRIPT" not in type(error).__name__.upper():
+                raise
+            reply = await self._evaluate("EVAL", SCRIPT, argv, confirm=confirm)
+        return reply
+
+    async def _evaluate(self, command: str, script: str, argv: Sequence[str], *, confirm: bool) -> list[Any]:
+        words = (command, script, 1, self._prefix, *(word.encode("utf-8", "surrogateescape") for word in argv))
+        if not confirm or self.limits.replicas == 0:
+            return _decoded(await self._redis.execute_command(*words))  # type: ignore[no-untyped-call, no-any-return]
+        # WAIT speaks of its own connection's writes: both go down the same one.
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.execute_command(*words)
+            pipe.execute_command("WAIT", self.limits.replicas, int(self.limits.replicas_timeout_s * 1000))
+            raw, confirmed = await pipe.execute()
+        if confirmed < self.limits.replicas:
+            raise Unconfirmed(f"{confirmed} of {self.limits.replicas} replicas confirmed the write")
+        return _decoded(raw)  # type: ignore[no-any-return]  # the script answers lists
+
+    def _key(self, kind: str, id_: str) -> str:
+        return f"{self._prefix}{kind}:{id_}"
+
+
+def _own_bell(queue: Queue, job: Job) -> tuple[Bell, ...]:
+    """A new job that waits for a slot is rung by admission; one that begins further on is looked at at once."""
+    return () if job.status is Status.QUEUED else (Bell(queue, job.id),)
+
+
+def _submits(ids: Sequence[str]) -> tuple[Bell, ...]:
+    return tuple(Bell(Queue.SUBMIT, id_) for id_ in ids)
+
+
+def _pairs(flat: Sequence[str]) -> dict[str, str]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _ms(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1000)
+
+
+def _text(raw: bytes | str) -> str:
+    return raw.decode("utf-8", "surrogateescape") if isinstance(raw, bytes) else raw
+
+
+def _decoded(reply: Any) -> Any:
+    if isinstance(reply, list):
+        return [_decoded(word) for word in reply]
+    return _text(reply) if isinstance(reply, bytes) else reply
