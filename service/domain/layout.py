@@ -24,7 +24,7 @@ _INPUT_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9]{1,16})?")
 
 
 def new_id(prefix: str, now_ms: int, entropy: bytes) -> str:
-    """An id of this moment, as in `new_id("job", …)`. `entropy` is 10 unguessable bytes; ValueError for anything else."""
+    """An id of this moment, as in `new_id("job", …)`. `entropy` is 10 unguessable bytes; else ValueError."""
     if len(entropy) != ENTROPY_BYTES or not 0 <= now_ms < TIME_END_MS:
         raise ValueError("an id needs 10 bytes of entropy and a time before the year 10000")
     number = now_ms << 80 | int.from_bytes(entropy)
