@@ -1,0 +1,131 @@
+"""Where events meet records: load, decide, write, ring.
+
+Killed anywhere: the write has happened whole or not at all. A bell that did not go out is harmless, since whatever has
+work left is due, and the sweep rings for it.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeVar
+
+from service.clock import Clock
+from service.domain.events import Event
+from service.domain.job import Job
+from service.domain.lifecycle import Change, decide
+from service.storage.connection import RedisError
+from service.storage.store import Bell, Outcome, Store, Unconfirmed, Written
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+RETRY_GAP_S: Final = 0.25  # between tries of a write while Redis is away
+_STALE_MOST: Final = 50  # a fact that loses this often in a row has met a bug, not a neighbour
+
+
+class Ringer(Protocol):
+    """Puts bells into their queues (`service.storage.bell.Bells`)."""
+
+    async def ring(self, rings: Sequence[tuple[str, str]]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """`job` as it was read last (None: no such record); `changed`: the event said something new."""
+
+    job: Job | None
+    changed: bool
+    outcome: Outcome | None = None
+
+
+class Desk:
+    """One per process. `sleep` and `clock` are handed in, so that a simulation can own the time."""
+
+    def __init__(
+        self,
+        store: Store,
+        ringer: Ringer,
+        clock: Clock,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.store = store
+        self._ringer = ringer
+        self._clock = clock
+        self._sleep = sleep
+        self._ringing: set[asyncio.Task[None]] = set()
+
+    async def tell(self, job_id: str, event: Event, *, patience_s: float = 0.0) -> Told:
+        """Record a *fact*: whatever the job's version is by now. Raises RedisError after `patience_s` without Redis.
+
+        Told twice, or to a job it says nothing new to, it changes nothing.
+        """
+        event_id, until = _event_id(), self._clock.monotonic_s() + patience_s
+        for _ in range(_STALE_MOST):
+            job = await self._patiently(lambda: self.store.get(job_id), until)
+            change = decide(job, event) if job else None
+            if job is None or change is None:
+                return Told(job, changed=False)
+            written = await self._write(change, event_id, until)
+            if written.outcome is not Outcome.STALE:
+                return Told(job, written.outcome in (Outcome.APPLIED, Outcome.ALREADY), written.outcome)
+        raise RuntimeError(f"{event.name} for {job_id} found its record stale {_STALE_MOST} times")
+
+    async def decide(self, job: Job, event: Event, *, patience_s: float = 0.0, confirm: bool = False) -> Job | None:
+        """Take a *decision* on this very version of the job: the job as it is now, or None if it has moved meanwhile.
+
+        `confirm`: as many replicas as the settings ask for must have the write, else None (and no purchase).
+        """
+        change = decide(job, event)
+        if change is None:
+            return None
+        until = self._clock.monotonic_s() + patience_s
+        try:
+            written = await self._write(change, _event_id(), until, confirm=confirm)
+        except Unconfirmed:
+            log.warning("replicas did not confirm", extra={"job": job.id, "event": event.name})
+            return None
+        if written.outcome not in (Outcome.APPLIED, Outcome.ALREADY):
+            return None
+        return await self._patiently(lambda: self.store.get(job.id), until)
+
+    def ring(self, bells: Iterable[Bell]) -> None:
+        """Send bells without waiting for them."""
+        rings = [(bell.queue, bell.id) for bell in bells]
+        if rings:
+            task = asyncio.create_task(self._ring(rings))
+            self._ringing.add(task)
+            task.add_done_callback(self._ringing.discard)
+
+    async def drain(self) -> None:
+        """Wait for the bells that are on their way."""
+        await asyncio.gather(*self._ringing)
+
+    async def _ring(self, rings: Sequence[tuple[str, str]]) -> None:
+        try:
+            await self._ringer.ring(rings)
+        except RedisError as error:
+            log.warning("bells not rung, the sweep will", extra={"bells": len(rings), "error": type(error).__name__})
+
+    async def _write(self, change: Change, event_id: str, until: float, *, confirm: bool = False) -> Written:
+        written = await self._patiently(lambda: self.store.apply(change, event_id, confirm=confirm), until)
+        self.ring(written.bells)
+        return written
+
+    async def _patiently(self, call: Callable[[], Awaitable[T]], until: float) -> T:
+        """While Redis is away, the same call again: its event id makes that safe."""
+        while True:
+            try:
+                return await call()
+            except Unconfirmed:
+                raise
+            except RedisError:
+                if self._clock.monotonic_s() >= until:
+                    raise
+                await self._sleep(RETRY_GAP_S)
+
+
+def _event_id() -> str:
+    return secrets.token_hex(6)
