@@ -38,7 +38,7 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The image waits at `url`, until `expires_at` (epoch milliseconds) where the URL says so, else ten minutes or so."""
+    """The image waits at `url`, until `expires_at` (epoch milliseconds) where the URL says so: ten minutes or so."""
 
     provider_id: str | None
     url: str = field(repr=False)
@@ -128,7 +128,7 @@ def submit_answer(status: int, content_type: str, body: bytes, headers: Mapping[
         return _submitted(payload) or Unknown(_detail(status, payload))
     if 400 <= status < 500 and status != REQUEST_TIMEOUT:
         return _moderated(payload) or Rejected(_detail(status, payload))
-    if status == 500 and payload is not None and payloads.error_code(payload) == "invalid_request":
+    if status == 500 and payloads.error_code(payload or {}) == "invalid_request":
         return Rejected(_detail(status, payload))
     return _submit_error(status, content_type, payload)
 
@@ -199,11 +199,12 @@ def _ready(payload: Payload, provider_id: str | None, url: str) -> Ready:
 
 def _submitted(payload: Payload | None) -> Answer | None:
     """A 2xx to a submission: a task that has ended already says so; otherwise an id is an acceptance."""
-    task = _task(payload)
+    if payload is None:
+        return None
+    task, provider_id = _task(payload), payloads.provider_id(payload)
     if isinstance(task, Ready | Moderated | Failed):
         return task
-    provider_id = payloads.provider_id(payload) if payload is not None else None
-    return Accepted(provider_id, payloads.cost(payload)) if payload is not None and provider_id else None
+    return Accepted(provider_id, payloads.cost(payload)) if provider_id else None
 
 
 def _moderated(payload: Payload | None) -> Moderated | None:
@@ -236,7 +237,7 @@ def _is_json(content_type: str) -> bool:
 
 def _detail(status: int, payload: Payload | None) -> str:
     """Of a body that is not JSON (a gateway's page) nothing is repeated."""
-    said = payloads.message(payload) if payload is not None else ""
+    said = payloads.message(payload or {})
     return clean(f"HTTP {status}: {said}" if said else f"HTTP {status}")
 
 
