@@ -305,8 +305,7 @@ def _entry(text: str) -> _Entry:
 
 
 def _wildcard(text: str, labels: list[str]) -> re.Pattern[str]:
-    fixed = labels[-2:]
-    if len(labels) < 3 or any("*" in each for each in fixed) or _ENDS_IN_NUMBER.fullmatch(labels[-1]):
+    if len(labels) < 3 or "*" in "".join(labels[-2:]):
         raise ValueError(f"{text!r}: a * must stand left of two written-out labels, as in *.example.com")
     head = r"(?:(?!xn--)[a-z0-9_-]+\.)+" if labels[0] == "*" else ""
     rest = labels[1:] if head else labels
