@@ -1,0 +1,148 @@
+"""The desk: which tasks were accepted, which still run, what was billed. All in memory; a restart forgets it.
+
+`/_ledger` is the proof that nothing was bought twice, so a row is written before any answer is sent and never
+taken away but by a reset.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+from uuid import uuid4
+
+from deploy.rehearsal.control import Control
+from deploy.rehearsal.dice import Dice
+from deploy.rehearsal.pictures import Picture
+from deploy.rehearsal.submission import Submission
+
+KONTEXT_MAX = "flux-kontext-max"
+SEED_BELOW = 2**32
+
+Clock = Callable[[], float]
+"""Seconds since 1970, for what is told and for what expires."""
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """One accepted submission. It runs until `ended_at` is set."""
+
+    id: str
+    model: str
+    asked: Submission
+    dice: Dice
+    fate: frozenset[str]
+    accepted_at: float
+    latency_s: float
+    ended_at: float | None = None
+    polls: int = 0
+    pulls: int = 0
+    callbacks_sent: int = 0
+    callbacks_taken: int = 0
+    hurry: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set: end now, whatever the latency."""
+    told: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set: the last callback was tried once, or none will be."""
+
+    @property
+    def outcome(self) -> Literal["ready", "moderated", "failed"]:
+        if "moderated" in self.fate:
+            return "moderated"
+        return "failed" if "failed" in self.fate else "ready"
+
+    @property
+    def seed(self) -> int:
+        return self.dice.whole("image_seed", SEED_BELOW) if self.asked.seed is None else self.asked.seed
+
+    @property
+    def picture(self) -> Picture:
+        return Picture(self.asked.prompt, self.seed, *self.asked.size, self.asked.format)
+
+    def row(self) -> dict[str, Any]:
+        width, height = self.asked.size
+        return {
+            "id": self.id,
+            "model": self.model,
+            "prompt": self.asked.prompt,
+            "webhook_url": self.asked.webhook_url,
+            "accepted_at": rfc3339(self.accepted_at),
+            "billed": self.outcome == "ready",
+            "outcome": self.outcome if self.ended_at is not None else "running",
+            "seed": self.seed,
+            "width": width,
+            "height": height,
+            "output_format": self.asked.format,
+            "polls": self.polls,
+            "pulls": self.pulls,
+            "callbacks_sent": self.callbacks_sent,
+            "callbacks_taken": self.callbacks_taken,
+        }
+
+
+class Desk:
+    def __init__(self, control: Control, now: Clock) -> None:
+        self._at_start, self.now = control, now
+        self.reset()
+
+    def reset(self) -> None:
+        """As at the start: no tasks, the first number, the knobs as the flags set them."""
+        self.control = self._at_start
+        self.tasks: dict[str, Task] = {}
+        self.running: set[Task] = set()
+        self.max_outstanding = 0
+        self.refused_429 = 0
+        self._numbers: Iterator[int] = itertools.count(1)
+
+    def next_dice(self) -> Dice:
+        return Dice(self.control.seed, next(self._numbers))
+
+    def full(self, model: str) -> bool:
+        if 0 < self.control.max_in_flight <= len(self.running):
+            return True
+        cap = self.control.max_in_flight_kontext_max
+        return model == KONTEXT_MAX and 0 < cap <= sum(task.model == model for task in self.running)
+
+    def accept(self, model: str, asked: Submission, dice: Dice, fate: frozenset[str]) -> Task:
+        """A new running task, on the ledger. Ids are not dice: two runs of one seed must not share any."""
+        name = uuid4()
+        task = Task(
+            id=dice.pick("id_style", (str(name), name.hex[:26])),
+            model=model,
+            asked=asked,
+            dice=dice,
+            fate=fate,
+            accepted_at=self.now(),
+            latency_s=0.0 if "callback_early" in fate else self._latency_s(dice),
+        )
+        self.tasks[task.id] = task
+        self.running.add(task)
+        self.max_outstanding = max(self.max_outstanding, len(self.running))
+        return task
+
+    def end(self, task: Task) -> None:
+        task.ended_at = self.now()
+        self.running.discard(task)
+
+    def before(self, task: Task) -> Task:
+        """The task accepted before this one, itself if it is the first."""
+        ids = list(self.tasks)
+        return self.tasks[ids[max(0, ids.index(task.id) - 1)]]
+
+    def ledger(self, **wanted: str) -> dict[str, Any]:
+        """All rows, or those whose columns equal `wanted`."""
+        rows = [task.row() for task in self.tasks.values()]
+        return {
+            "submissions": [row for row in rows if all(row[column] == value for column, value in wanted.items())],
+            "outstanding": len(self.running),
+            "max_outstanding": self.max_outstanding,
+            "refused_429": self.refused_429,
+        }
+
+    def _latency_s(self, dice: Dice) -> float:
+        swing = self.control.latency_spread_s * (2 * dice.roll("latency") - 1)
+        return max(0.0, self.control.latency_s + swing)
+
+
+def rfc3339(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
