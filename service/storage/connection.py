@@ -1,0 +1,121 @@
+"""Clients of Redis: no retries of their own, every socket with a deadline, a bounded pool that waits.
+
+redis-py sends again by itself (10 times by default, EVAL and MULTI included). Here it never does: a write that may have
+happened is then seen as such by those who can tell. Behind sentinels each new connection asks them for the primary; the
+URL's credentials are those of Redis, and the sentinels are asked with them first, then without.
+
+Other rooms take their Redis names from here.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import redis
+import redis.asyncio
+import redis.asyncio.retry
+import redis.asyncio.sentinel
+import redis.backoff
+import redis.retry
+import redis.sentinel
+from redis.asyncio.client import Pipeline as AsyncPipeline
+from redis.exceptions import RedisError, ResponseError
+
+from service.storage.address import Address, parse
+
+__all__ = ["AsyncPipeline", "AsyncRedis", "Redis", "RedisError", "ResponseError", "connect", "connect_sync"]
+
+AsyncRedis = redis.asyncio.Redis
+Redis = redis.Redis
+
+MAX_CONNECTIONS: Final = 16
+
+
+def connect(url: str, *, timeout_s: float, max_connections: int = MAX_CONNECTIONS) -> AsyncRedis:
+    """An asyncio client; nothing is sent yet. `timeout_s` bounds connecting, each answer and the wait for a connection.
+
+    A blocking command must ask for less than `timeout_s`. ValueError: the URL is wrong. Close it with `aclose()`.
+    """
+    client: AsyncRedis = _client(_ASYNC, parse(url), timeout_s, max_connections)
+    return client
+
+
+def connect_sync(url: str, *, timeout_s: float, max_connections: int = MAX_CONNECTIONS) -> Redis:
+    """The same for threads. Close it with `close()`."""
+    client: Redis = _client(_SYNC, parse(url), timeout_s, max_connections)
+    return client
+
+
+class _AsyncSentinelPool(redis.asyncio.sentinel.SentinelConnectionPool, redis.asyncio.BlockingConnectionPool):
+    """redis-py's own pool behind sentinels raises at once when all its connections are in use."""
+
+
+class _SentinelPool(redis.sentinel.SentinelConnectionPool, redis.BlockingConnectionPool):
+    """The same."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kit:
+    """The classes of one flavour of redis-py. Any: the two flavours share no types."""
+
+    client: Any
+    pool: Any
+    plain: Any
+    tls: Any
+    unix: Any
+    sentinel: Any
+    sentinel_pool: Any
+    retry: Any
+
+
+_ASYNC: Final = _Kit(
+    redis.asyncio.Redis,
+    redis.asyncio.BlockingConnectionPool,
+    redis.asyncio.Connection,
+    redis.asyncio.SSLConnection,
+    redis.asyncio.UnixDomainSocketConnection,
+    redis.asyncio.sentinel.Sentinel,
+    _AsyncSentinelPool,
+    redis.asyncio.retry.Retry,
+)
+_SYNC: Final = _Kit(
+    redis.Redis,
+    redis.BlockingConnectionPool,
+    redis.Connection,
+    redis.SSLConnection,
+    redis.UnixDomainSocketConnection,
+    redis.sentinel.Sentinel,
+    _SentinelPool,
+    redis.retry.Retry,
+)
+
+
+def _client(kit: _Kit, at: Address, timeout_s: float, max_connections: int) -> Any:
+    socket: dict[str, Any] = {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "retry": kit.retry(redis.backoff.NoBackoff(), 0),
+        **dict(at.options),
+    }
+    credentials = {"username": at.username, "password": at.password}
+    pool = {"db": at.db, "timeout": timeout_s, "max_connections": max_connections, **socket, **credentials}
+    if at.service:
+        manager = _sentinels(kit, at, socket, credentials)
+        return kit.client.from_pool(kit.sentinel_pool(at.service, manager, ssl=at.tls, **pool))
+    if at.path:
+        return kit.client.from_pool(kit.pool(connection_class=kit.unix, path=at.path, **pool))
+    ((host, port),) = at.nodes
+    return kit.client.from_pool(
+        kit.pool(connection_class=kit.tls if at.tls else kit.plain, host=host, port=port, **pool)
+    )
+
+
+def _sentinels(kit: _Kit, at: Address, socket: dict[str, Any], credentials: dict[str, str | None]) -> Any:
+    """Each sentinel once with the credentials and once without: many run open beside a Redis that asks for a password.
+
+    Discovery takes the next one when a sentinel refuses, and keeps to the one that answered.
+    """
+    base = socket | {"ssl": at.tls}
+    manager = kit.sentinel(at.nodes, sentinel_kwargs=base | credentials)
+    if any(credentials.values()):
+        manager.sentinels += kit.sentinel(at.nodes, sentinel_kwargs=base).sentinels
+    return manager
