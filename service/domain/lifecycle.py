@@ -133,6 +133,7 @@ TABLE: Final[Table] = {
     (S.GENERATING, e.Moderated): _CLOSE,
     (S.GENERATING, e.TaskFailed): _CLOSE_UNLESS_OPEN,
     (S.GENERATING, e.TimedOut): _CLOSE,
+    (S.GENERATING, e.Lost): _CLOSE,
     (S.GENERATING, e.DeadlinePassed): _CLOSE,
     (S.GENERATING, e.CancelAsked): Row(S.CANCELLED, Due.REST, ring=True),
     (S.COLLECTING, e.PullFailed): Row(S.COLLECTING, Due.LATER),

@@ -1,0 +1,36 @@
+"""What every process derives from the settings in the same way."""
+
+from service.domain import catalogue
+from service.settings import Settings
+from service.storage.objects import BucketConfig
+from service.storage.store import Limits
+
+
+def limits(settings: Settings) -> Limits:
+    """The store's bounds, the same in every process."""
+    caps = {model: cap for model in catalogue.MODELS if (cap := catalogue.cap(model)) is not None}
+    return Limits(
+        max_in_flight=settings.flux_max_in_flight,
+        caps=caps,
+        backlog_max=settings.backlog_max,
+        events_max=settings.events_max,
+        retention_s=settings.job_retention_days * 86_400,
+        replicas=settings.redis_replicas_to_wait,
+    )
+
+
+def bucket_config(settings: Settings, *, max_connections: int = 16) -> BucketConfig:
+    return BucketConfig(
+        name=settings.s3_bucket,
+        endpoint_url=settings.s3_endpoint_url,
+        region=settings.s3_region,
+        prefix=settings.s3_prefix,
+        public_endpoint_url=settings.s3_public_endpoint_url,
+        presign_ttl_s=settings.presign_ttl_s,
+        conditional_writes=settings.s3_conditional_writes,
+        sse_kms_key_id=settings.s3_sse_kms_key_id,
+        expected_bucket_owner=settings.s3_expected_bucket_owner,
+        storage_class=settings.s3_storage_class,
+        deadline_s=settings.s3_timeout_s,
+        max_connections=max_connections,
+    )

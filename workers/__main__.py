@@ -1,0 +1,64 @@
+"""`python -m workers [submit] [collect] [sweep]`: serves the queues named, or all and the sweep.
+
+SIGTERM or SIGINT: no new bells are taken, running steps end within SHUTDOWN_GRACE_S, then exit 0. What was cut off
+comes due again by itself; no attempt is burnt.
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import uvloop
+
+from service import logs, settings
+from service.settings import BadSettings, Settings
+from workers import wiring
+from workers.sweep import Sweep
+from workers.worker import AsyncWorker
+
+ROLES: Final = ("submit", "collect", "sweep")
+EXIT_BAD_SETTINGS: Final = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m workers", description="Serves the queues of the image service.")
+    parser.add_argument("roles", nargs="*", metavar="role", help=f"of {', '.join(ROLES)}; none: all of them")
+    roles = parser.parse_args(argv).roles or ROLES
+    if unknown := set(roles) - set(ROLES):
+        parser.error(f"no such role: {', '.join(sorted(unknown))}; there are {', '.join(ROLES)}")
+    try:
+        loaded = settings.load(os.environ, dotenv=Path(".env"), role="workers")
+    except BadSettings as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_BAD_SETTINGS
+    logs.configure(loaded.log_level)
+    uvloop.run(serve(loaded, frozenset(roles)))
+    return 0
+
+
+async def serve(loaded: Settings, roles: frozenset[str]) -> None:
+    """Until SIGTERM or SIGINT."""
+    async with wiring.opened(loaded) as house:
+        slots = {"submit": loaded.submit_slots, "collect": loaded.collect_slots}
+        running: list[AsyncWorker | Sweep] = [
+            AsyncWorker(queue, house.redis, house.sync, slots=count, grace_s=loaded.shutdown_grace_s)
+            for queue, count in slots.items()
+            if queue in roles
+        ]
+        if "sweep" in roles:
+            running.append(house.sweep)
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, lambda: [each.stop() for each in running])
+        async with asyncio.TaskGroup() as group:
+            for each in running:
+                group.create_task(each.run())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

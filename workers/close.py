@@ -1,0 +1,97 @@
+"""Closing: what is left to do for a job that is sealed or has ended.
+
+    scrub (an image put while it ended) → sidecar → on record → settle (the purchase and the slot)
+
+Killed anywhere: each is done again, and finds itself done. The sidecar is put once: a second writer adopts the first's.
+"""
+
+import json
+import logging
+import random
+from typing import Final
+
+from service.domain import events, layout
+from service.domain.job import Job, Status
+from service.domain.view import view
+from service.storage.bucket import Bucket
+from service.storage.desk import Desk
+from service.storage.objects import BucketRefused, BucketUnavailable, Conflict
+from workers import retry
+from workers.flux import Flux
+from workers.lease import Lease
+from workers.results import ended_event
+
+log = logging.getLogger(__name__)
+
+SETTLE_GAP_S: Final = 15.0
+
+
+class Closer:
+    def __init__(
+        self,
+        desk: Desk,
+        flux: Flux,
+        bucket: Bucket,
+        dice: random.Random,
+        *,
+        unknown_wait_s: float,
+        generation_timeout_s: float,
+    ) -> None:
+        self._desk = desk
+        self._flux = flux
+        self._bucket = bucket
+        self._dice = dice
+        self._unknown_wait_ms = round(unknown_wait_s * 1000)
+        self._generation_timeout_ms = round(generation_timeout_s * 1000)
+
+    async def close(self, job: Job, lease: Lease) -> None:
+        if not job.sidecar:
+            await self._write_down(job)
+        elif job.open:
+            await self._settle(job, lease)
+
+    async def scrub(self, job_id: str) -> None:
+        """No image of this job stays in the bucket; an object of somebody else under its keys does."""
+        while (found := await self._bucket.find_image(job_id)) is not None:
+            await self._bucket.delete(found.key)
+
+    async def _write_down(self, job: Job) -> None:
+        try:
+            if job.scrub:
+                await self.scrub(job.id)
+            stored = await self._bucket.put_bytes(
+                layout.sidecar_key(job.id),
+                sidecar(job),
+                content_type="application/json",
+                metadata={"job-id": job.id},
+            )
+        except (BucketUnavailable, BucketRefused) as error:
+            delay_s = retry.STORE.wait_s(2, self._dice)
+            await self._desk.tell(job.id, events.StoreFailed(detail=str(error), delay_s=delay_s))
+            return
+        if isinstance(stored, Conflict):  # nobody can mend that by waiting; the record in Redis stays the truth
+            log.error("an object that is not this job's lies under its sidecar's key", extra={"job": job.id})
+        await self._desk.tell(job.id, events.SidecarWritten(), patience_s=retry.REDIS_PATIENCE_S)
+
+    async def _settle(self, job: Job, lease: Lease) -> None:
+        """The job's own way is decided, but a task of it may still run: its slot comes back when that is known."""
+        for attempt in job.open:
+            task = job.tasks.get(str(attempt))
+            event = await self._end_of(attempt, task) if task else None
+            if event is not None:
+                await self._desk.tell(job.id, event)
+                return
+        since, bound = job.intent_at or 0, self._unknown_wait_ms
+        if any(str(attempt) in job.tasks for attempt in job.open):
+            since, bound = job.submitted_at or since, self._generation_timeout_ms
+        over = lease.now() - since > bound
+        await self._desk.tell(job.id, events.TimedOut() if over else events.StillOpen(delay_s=SETTLE_GAP_S))
+
+    async def _end_of(self, attempt: int, task: str) -> events.Event | None:
+        return ended_event(await self._flux.result(task), attempt, task, 0)
+
+
+def sidecar(job: Job) -> bytes:
+    """The whole ended job as JSON: a sealed job is written down as the success that it is about to be."""
+    status = Status.SUCCEEDED if job.sealed else job.status
+    return json.dumps(view(job, status=status), ensure_ascii=False, indent=2).encode() + b"\n"

@@ -1,0 +1,112 @@
+"""Looking: the step that asks the provider how a task is, and hands what is ready or ended to its next step.
+
+    claim → generating: get_result, and what it means on record
+            collecting: pull (workers/pull.py)      ended: close (workers/close.py)
+            submitting, with a hint: is the task that it names known?
+
+A `collect` bell means *take the most urgent*: the claim gives the job whose URL dies first, whatever the bell names.
+Killed anywhere: nothing is lost, since asking changes nothing; the lease runs out and the job is rung again.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from service.clock import Clock
+from service.domain import events
+from service.domain.answers import Answer, NotFound, Pending
+from service.domain.errors import ErrorCode
+from service.domain.job import Job, Queue, Status
+from service.storage.desk import Desk
+from workers import retry
+from workers.close import Closer
+from workers.flux import Flux
+from workers.lease import Lease, renewed
+from workers.pull import Puller
+from workers.results import ended_event
+from workers.timing import Timing
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The settings of this step."""
+
+    lease_s: float
+    unknown_wait_s: float
+    generation_timeout_s: float
+    not_found_s: float = 60.0  # provider fact: a task just submitted may be "not found" for a while
+
+
+class Collector:
+    def __init__(
+        self, desk: Desk, flux: Flux, timing: Timing, puller: Puller, closer: Closer, clock: Clock, terms: Terms
+    ) -> None:
+        self._desk = desk
+        self._flux = flux
+        self._timing = timing
+        self._puller = puller
+        self._closer = closer
+        self._clock = clock
+        self._terms = terms
+
+    async def run(self, job_id: str) -> None:
+        """Do what the most urgent job's state asks for now; nothing if no job is due."""
+        claim, bells = await self._desk.store.claim(Queue.COLLECT, job_id, self._terms.lease_s)
+        self._desk.ring(bells)
+        if claim is None:
+            return
+        lease = Lease(claim, self._clock, self._terms.lease_s)
+        async with renewed(lease, self._desk.store):
+            await self._look(claim.job, lease)
+
+    async def _look(self, job: Job, lease: Lease) -> None:
+        late = job.deadline_at is not None and job.deadline_at <= lease.now()
+        if late and (closed := await self._desk.decide(job, events.DeadlinePassed())):
+            # What an earlier step pulled may still be put until its lease ends; ours is that lease now.
+            await self._closer.close(closed, lease)
+            return
+        match job.status:
+            case Status.GENERATING:
+                await self._poll(job, lease)
+            case Status.SUBMITTING:
+                await self._look_up(job, lease)
+            case Status.COLLECTING:
+                await self._puller.pull(job, lease)
+            case _:
+                await self._closer.close(job, lease)
+
+    async def _poll(self, job: Job, lease: Lease) -> None:
+        """Ask for every attempt's task; the first that has ended decides, else the next poll is placed."""
+        tasks = [(int(n), task) for n, task in sorted(job.tasks.items())]
+        answers = await asyncio.gather(*(self._flux.result(task) for _, task in tasks))
+        for (attempt, task), answer in zip(tasks, answers, strict=True):
+            event = ended_event(answer, attempt, task, lease.now())
+            if event is not None:
+                await self._desk.tell(job.id, event, patience_s=retry.REDIS_PATIENCE_S)
+                return
+        waited_s = (lease.now() - max(job.submitted_at or 0, job.created_at)) / 1000
+        await self._desk.decide(job, self._not_yet(job, answers, waited_s))
+
+    def _not_yet(self, job: Job, answers: list[Answer], waited_s: float) -> events.Event:
+        gone = all(isinstance(answer, NotFound) for answer in answers)
+        if gone and job.retry_of and waited_s > self._terms.not_found_s:
+            detail = "the provider does not know the task of the retried job any more"
+            return events.Lost(code=ErrorCode.RESULT_EXPIRED, detail=detail)
+        if waited_s > self._terms.generation_timeout_s:
+            return events.TimedOut()
+        return events.Polled(delay_s=self._timing.next_poll_s(waited_s), detail="not found" if gone else "")
+
+    async def _look_up(self, job: Job, lease: Lease) -> None:
+        """A callback without proof named a task for the attempt whose outcome is unknown."""
+        if job.candidate is None:
+            return
+        answer = await self._flux.result(job.candidate)
+        event = ended_event(answer, job.attempt, job.candidate, lease.now())
+        if event is None and isinstance(answer, Pending):
+            delay_s = await self._timing.first_poll_s(job.model)
+            event = events.TaskAccepted(attempt=job.attempt, provider_id=job.candidate, delay_s=delay_s)
+        if event is not None:
+            told = await self._desk.tell(job.id, event, patience_s=retry.REDIS_PATIENCE_S)
+            if told.changed:
+                return
+        waits_till = (job.intent_at or 0) + round(self._terms.unknown_wait_s * 1000)
+        await self._desk.decide(job, events.HintDropped(delay_s=max(0.0, (waits_till - lease.now()) / 1000)))

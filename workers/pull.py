@@ -1,0 +1,216 @@
+"""Keeping: the step that brings a ready image into the bucket before its URL dies, and seals it.
+
+    download → is it one whole image? → put once → sealed on record → sidecar → succeeded
+
+Killed before the put: nothing is there; the job is rung again and pulls anew.
+Killed after the put, before the seal: the next try meets its own object (412, `job-id` ours) and adopts it.
+Killed after the seal: only the sidecar and the last write are left, and they are written from the sealed record.
+"""
+
+import asyncio
+import logging
+import random
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from service.domain import addresses, events, layout
+from service.domain.answers import Failed, Moderated, NotFound, Ready
+from service.domain.errors import ErrorCode
+from service.domain.job import Image, Job
+from service.storage.bucket import Bucket
+from service.storage.desk import Desk
+from service.storage.objects import BucketRefused, BucketUnavailable, Conflict
+from workers import images, retry
+from workers.close import Closer
+from workers.download import Download, DownloadFailure, FailureKind, Limits, download
+from workers.flux import Flux
+from workers.lease import Lease
+from workers.network import Shards
+from workers.results import RESULT_LIFE_MS
+
+log = logging.getLogger(__name__)
+
+GRACE_MS: Final = 60_000  # a URL that should be dead is tried for so long before the provider is asked again
+
+
+class Puller:
+    """`directory` holds pulls in progress. `limits` bound every pull."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        flux: Flux,
+        bucket: Bucket,
+        closer: Closer,
+        shards: Shards,
+        hosts: addresses.HostList,
+        directory: Path,
+        dice: random.Random,
+        *,
+        generation_timeout_s: float,
+        limits: Limits | None = None,
+    ) -> None:
+        self._desk = desk
+        self._flux = flux
+        self._bucket = bucket
+        self._closer = closer
+        self._shards = shards
+        self._hosts = hosts
+        self._directory = directory
+        self._dice = dice
+        self._patience_ms = round(generation_timeout_s * 1000)
+        self._limits = limits or Limits()
+
+    async def pull(self, job: Job, lease: Lease) -> None:
+        """From wherever the job stands to `succeeded`, or to what can be done next and when."""
+        if job.sealed:
+            await self._closer.close(job, lease)
+            return
+        if job.result_url is None or lease.now() > (job.result_expires_at or 0) + GRACE_MS:
+            await self._ask_again(job, lease)
+            return
+        got = await download(
+            job.result_url, shards=self._shards, hosts=self._hosts, directory=self._directory, limits=self._limits
+        )
+        if isinstance(got, DownloadFailure):
+            await self._not_pulled(job, lease, got)
+            return
+        with _deleted_at_end(got.path):
+            await self._keep(job, lease, got)
+
+    async def _keep(self, job: Job, lease: Lease, got: Download) -> None:
+        seen = await asyncio.to_thread(images.inspect, got.path)
+        if isinstance(seen, images.NotAnImage):
+            await self._broken(job, f"not one whole image: {seen.reason}")
+            return
+        key = layout.image_key(job.id, seen.extension)
+        image = self._image(job, key, got.sha256, got.bytes, seen)
+        try:
+            stored = await self._bucket.put_file(
+                key,
+                got.path,
+                content_type=seen.content_type,
+                sha256=got.sha256,
+                metadata=_metadata(job, got.sha256),
+                content_disposition="attachment",
+            )
+            if isinstance(stored, Conflict):
+                detail = "an object that is not this job's lies under its key"
+                await self._desk.decide(job, events.Lost(code=ErrorCode.STORAGE_CONFLICT, detail=detail))
+                return
+            # An earlier step of ours put it, perhaps other bytes: what lies there is what is true.
+            kept = image if stored.created else await self._adopted(job, key)
+        except (BucketUnavailable, BucketRefused) as error:
+            await self._later(job, str(error))
+            return
+        if kept is None:
+            await self._broken(job, "the object that was put earlier is not one whole image")
+            return
+        await self._seal(job, lease, kept)
+
+    async def _seal(self, job: Job, lease: Lease, image: Image) -> None:
+        sealed = await self._desk.decide(job, events.Sealed(image=image), patience_s=retry.REDIS_PATIENCE_S)
+        if sealed is not None:
+            await self._closer.close(sealed, lease)
+            return
+        now = await self._desk.store.get(job.id)
+        if now is None or (now.ended and now.image is None):
+            log.info("ended while its image was stored: the object goes", extra={"job": job.id})
+            await self._closer.scrub(job.id)
+
+    async def _adopted(self, job: Job, key: str) -> Image | None:
+        """The facts of the job's own object, read back; None if it is no whole image."""
+        data = await self._bucket.get_bytes(key, self._limits.max_bytes)
+        if data is None:
+            raise BucketUnavailable("an object that was there is gone")
+        with tempfile.NamedTemporaryFile(dir=self._directory, prefix="adopt-") as file:
+            await asyncio.to_thread(file.write, data)
+            file.flush()
+            seen = await asyncio.to_thread(images.inspect, Path(file.name))
+        found = await self._bucket.hash_object(key, self._limits.max_bytes)
+        if isinstance(seen, images.NotAnImage) or found is None:
+            return None
+        return self._image(job, key, *found, seen)
+
+    def _image(self, job: Job, key: str, sha256: str, size: int, seen: images.Image) -> Image:
+        return Image(
+            bucket=self._bucket.name,
+            key=self._bucket.full_key(key),
+            sha256=sha256,
+            bytes=size,
+            width=seen.width,
+            height=seen.height,
+            content_type=seen.content_type,
+            seed=job.result_seed,
+        )
+
+    async def _not_pulled(self, job: Job, lease: Lease, failure: DownloadFailure) -> None:
+        match failure.kind:
+            case FailureKind.EXPIRED:
+                await self._ask_again(job, lease)
+            case FailureKind.REFUSED | FailureKind.TOO_LARGE:
+                await self._lost(job, ErrorCode.RESULT_INVALID, f"the image was not pulled: {failure.detail}")
+            case FailureKind.TRUNCATED:
+                await self._broken(job, f"cut short: {failure.detail}")
+            case FailureKind.UNAVAILABLE | FailureKind.LOCAL:
+                await self._later(job, failure.detail)
+
+    async def _ask_again(self, job: Job, lease: Lease) -> None:
+        """The URL is dead. The provider may give a fresh one; an earlier step of ours may have put the image."""
+        try:
+            own = await self._bucket.find_image(job.id)
+            image = await self._adopted(job, own.key) if own else None
+        except (BucketUnavailable, BucketRefused) as error:
+            await self._later(job, str(error))
+            return
+        if image is not None:
+            await self._seal(job, lease, image)
+            return
+        answer = await self._flux.result(job.provider_id or "")
+        gave_up = lease.now() - (job.ready_at or 0) > self._patience_ms
+        match answer:
+            case Ready(url=url) if url != job.result_url:
+                await self._desk.decide(job, events.Refreshed(url=url, expires_at=answer.expires_at or _in_ten(lease)))
+            case Ready() | NotFound() | Moderated() | Failed():
+                await self._lost(job, ErrorCode.RESULT_EXPIRED, "the image's URL died and the provider gives no other")
+            case _ if gave_up:
+                await self._lost(job, ErrorCode.RESULT_EXPIRED, "the image's URL died and the provider does not answer")
+            case _:
+                await self._later(job, "the provider was asked for a fresh URL and did not answer")
+
+    async def _broken(self, job: Job, detail: str) -> None:
+        """The bytes are no image: pulled again a few times, since a cut transfer looks the same."""
+        if job.pulls + 1 >= retry.PULLS_MOST:
+            await self._lost(job, ErrorCode.RESULT_INVALID, detail)
+            return
+        delay_s = retry.PULL.wait_s(job.pulls, self._dice)
+        await self._desk.decide(job, events.PullFailed(detail=detail, delay_s=delay_s))
+
+    async def _later(self, job: Job, detail: str) -> None:
+        """Not the job's fault: nothing is burnt."""
+        delay_s = retry.STORE.wait_s(2, self._dice)
+        await self._desk.decide(job, events.PullFailed(detail=detail, delay_s=delay_s, counts=False))
+
+    async def _lost(self, job: Job, code: ErrorCode, detail: str) -> None:
+        await self._desk.decide(job, events.Lost(code=code, detail=detail))
+
+
+def _metadata(job: Job, sha256: str) -> dict[str, str]:
+    """Of the object, for consumers; `job-id` says whose it is."""
+    seed = {} if job.result_seed is None else {"seed": str(job.result_seed)}
+    return {"job-id": job.id, "sha256": sha256, "model": job.model, "caller": job.caller} | seed
+
+
+def _in_ten(lease: Lease) -> int:
+    return lease.now() + RESULT_LIFE_MS
+
+
+@contextmanager
+def _deleted_at_end(path: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)

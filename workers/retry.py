@@ -1,0 +1,31 @@
+"""When to try again: the one place where waits between tries are decided. Clients, redis-py and boto3 never retry."""
+
+import random
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Full jitter: a wait between 0 and `base_s` · 2ⁿ, at most `cap_s`, never under `floor_s`.
+
+    The jitter is whole on purpose: jobs that failed together must not come back together.
+    """
+
+    base_s: float
+    cap_s: float
+    floor_s: float = 0.2
+
+    def wait_s(self, tries: int, dice: random.Random) -> float:
+        """The wait before try number `tries` + 1, tries counted from 0."""
+        top = min(self.cap_s, self.base_s * 2 ** min(tries, 20))
+        return max(self.floor_s, dice.uniform(0, top))
+
+
+SUBMISSIONS_MOST: Final = 4  # surely refused ones, of one job, while others get through
+SUBMIT: Final = Backoff(base_s=2.0, cap_s=60.0, floor_s=0.5)
+PULLS_MOST: Final = 3  # broken images, of one job
+PULL: Final = Backoff(base_s=1.0, cap_s=15.0)  # a URL lives ten minutes: no wait may eat much of that
+STORE: Final = Backoff(base_s=1.0, cap_s=15.0)
+THROTTLED_S: Final = 2.0  # a 429 that does not say how long
+REDIS_PATIENCE_S: Final = 120.0  # how long a step keeps a fact in hand while Redis is away

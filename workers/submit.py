@@ -1,0 +1,174 @@
+"""Buying: the step that posts a job to the provider, at most once for each intent on record.
+
+    claim → intent on record (confirmed) → POST → what the answer means, on record
+
+Killed before the intent: nothing happened; the lease runs out and the job is rung again.
+Killed after the intent, before or after the POST: nobody knows; the job waits in `submitting` for the callback that
+names its attempt, and is posted once more, flagged, only when none can come any longer.
+Killed after the answer, before it is on record: the same, and the callback or a hint brings the provider's id.
+"""
+
+import base64
+import logging
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from service.clock import Clock
+from service.domain import events
+from service.domain.answers import (
+    Accepted,
+    Answer,
+    Failed,
+    Held,
+    Moderated,
+    NotAccepted,
+    Ready,
+    Rejected,
+    Throttled,
+)
+from service.domain.job import FoundBy, Job, Queue, Status
+from service.storage.bucket import Bucket
+from service.storage.desk import Desk
+from service.storage.objects import BucketRefused, BucketUnavailable
+from service.storage.store import Outcome
+from service.tokens import CallbackKeys
+from workers import retry
+from workers.flux import Flux
+from workers.lease import Lease
+from workers.results import ready_event
+from workers.timing import Timing
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The settings of this step. `public_base_url` None: no callbacks, polling alone serves."""
+
+    lease_s: float
+    unknown_wait_s: float
+    unknown_outcome: Literal["resubmit", "fail"]
+    public_base_url: str | None
+    input_bytes_max: int
+
+
+class Submitter:
+    def __init__(
+        self,
+        desk: Desk,
+        flux: Flux,
+        bucket: Bucket,
+        timing: Timing,
+        keys: CallbackKeys,
+        clock: Clock,
+        dice: random.Random,
+        terms: Terms,
+    ) -> None:
+        self._desk = desk
+        self._flux = flux
+        self._bucket = bucket
+        self._timing = timing
+        self._keys = keys
+        self._clock = clock
+        self._dice = dice
+        self._terms = terms
+
+    async def run(self, job_id: str) -> None:
+        """Do what the job's state asks for now. A bell that comes too early or twice finds nothing to claim."""
+        claim, bells = await self._desk.store.claim(Queue.SUBMIT, job_id, self._terms.lease_s)
+        self._desk.ring(bells)
+        if claim is None:
+            return
+        job, lease = claim.job, Lease(claim, self._clock, self._terms.lease_s)
+        if job.deadline_at is not None and job.deadline_at <= lease.now():
+            await self._desk.decide(job, events.DeadlinePassed())
+        elif job.status is Status.QUEUED:
+            await self._buy(job, lease, gate_open=not claim.gate)
+        elif job.possible_duplicate or self._terms.unknown_outcome == "fail":
+            await self._desk.decide(job, events.GaveUp())
+        else:
+            log.warning("outcome unknown for its whole wait: submitted once more", extra={"job": job.id})
+            await self._buy(job, lease, gate_open=not claim.gate)
+
+    async def _buy(self, job: Job, lease: Lease, *, gate_open: bool) -> None:
+        body = await self._body(job)
+        if body is None:
+            return  # the store of the inputs is away: nothing is on record yet, the lease brings the job back
+        attempt = job.attempt + 1
+        wait_s = await self._timing.unknown_wait_s(job.model, self._terms.unknown_wait_s)
+        intended = await self._desk.decide(
+            job, events.Intended(attempt=attempt, delay_s=wait_s), patience_s=self._terms.lease_s, confirm=True
+        )
+        if intended is None:
+            return
+        if lease.holds():
+            answer = await self._flux.submit(job.model, body | self._callback(job.id, attempt))
+        else:  # stopped for longer than the lease: what was true at the intent may not be so any more
+            answer = NotAccepted("this process was stopped before it could post")
+        event = await self._event(intended, attempt, answer, gate_open=gate_open)
+        told = await self._desk.tell(job.id, event, patience_s=retry.REDIS_PATIENCE_S)
+        if told.outcome is Outcome.TAKEN:
+            detail = "the provider's task id belongs to another job"
+            log.error(detail, extra={"job": job.id, "attempt": attempt})
+            await self._desk.tell(job.id, events.OutcomeUnknown(attempt=attempt, detail=detail))
+
+    async def _event(self, job: Job, attempt: int, answer: Answer, *, gate_open: bool) -> events.Event:
+        """What a submission's answer says of the attempt."""
+        match answer:
+            case Accepted(provider_id, cost):
+                delay_s = await self._timing.first_poll_s(job.model)
+                return events.TaskAccepted(attempt=attempt, provider_id=provider_id, cost=cost, delay_s=delay_s)
+            case Ready(provider_id=str() as provider_id) as ready:
+                return ready_event(ready, attempt, provider_id, FoundBy.POLL, now_ms=job.intent_at or 0)
+            case Moderated(_, reasons):
+                return events.Moderated(attempt=attempt, detail=reasons)
+            case Failed(_, message):
+                return events.TaskFailed(attempt=attempt, detail=message)
+            case Rejected(message):
+                return events.Rejected(attempt=attempt, detail=message)
+            case Held(reason, _):
+                return events.Held(attempt=attempt, detail=reason)
+            case Throttled(retry_after_s):
+                return events.Throttled(attempt=attempt, delay_s=retry_after_s or retry.THROTTLED_S)
+            case NotAccepted(detail):
+                return self._refused(job, attempt, detail, gate_open=gate_open)
+            case _:
+                return events.OutcomeUnknown(attempt=attempt, detail=getattr(answer, "detail", "no task id"))
+
+    def _refused(self, job: Job, attempt: int, detail: str, *, gate_open: bool) -> events.Event:
+        """A closed gate means that nobody gets through: then it burns nothing."""
+        if gate_open and job.refusals + 1 >= retry.SUBMISSIONS_MOST:
+            return events.Exhausted(attempt=attempt, detail=detail)
+        delay_s = retry.SUBMIT.wait_s(job.refusals, self._dice)
+        return events.Refused(attempt=attempt, detail=detail, delay_s=delay_s, burns=gate_open)
+
+    def _callback(self, job_id: str, attempt: int) -> dict[str, str]:
+        if self._terms.public_base_url is None:
+            return {}
+        return {
+            "webhook_url": self._keys.callback_url(self._terms.public_base_url, job_id, attempt),
+            "webhook_secret": self._keys.secret(job_id, attempt),
+        }
+
+    async def _body(self, job: Job) -> dict[str, Any] | None:
+        """The model's own parameters, with input images from the bucket as base64; None if the bucket is away."""
+        try:
+            return {name: await self._value(value) for name, value in job.request.items()}
+        except (BucketUnavailable, BucketRefused) as error:
+            log.warning("inputs not readable", extra={"job": job.id, "error": str(error)})
+            return None
+
+    async def _value(self, value: Any) -> Any:
+        if not is_input(value):
+            return value
+        data = await self._bucket.get_bytes(value["key"], self._terms.input_bytes_max)
+        if data is None:
+            raise BucketUnavailable("an input image is not in the bucket")
+        return base64.b64encode(data).decode()
+
+
+def is_input(value: Any) -> bool:
+    """Whether a request's value stands for an input image that lies in the bucket."""
+    return isinstance(value, Mapping) and isinstance(value.get("key"), str) and value["key"].startswith("inputs/")

@@ -1,0 +1,108 @@
+"""The sweep: rings for whatever is due and unclaimed. It is what makes every lost bell and every dead worker harmless.
+
+Several sweeps may run, and any one suffices: what one has rung for, the others leave alone for a while. Killed
+anywhere: the next round, here or elsewhere, finds the same work due.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Final
+
+from service.clock import Clock
+from service.domain import layout
+from service.domain.job import Queue
+from service.storage.bell import Ringer
+from service.storage.bucket import Bucket
+from service.storage.connection import RedisError
+from service.storage.desk import Desk
+from service.storage.objects import BucketError
+from service.storage.store import Bell
+from workers.close import Closer
+
+log = logging.getLogger(__name__)
+
+QUEUE_MOST: Final = 500  # entries that wait in a queue; the rest wait in the due set
+CHORES_MOST: Final = 20  # uploads cleared and jobs erased in one round
+AGAIN_S: Final = 5.0  # a bell that was rung and led to nothing is rung again after this
+FORGET_GAP_S: Final = 10.0
+ERASED_AT_ONCE: Final = 100
+CHORE_LATER_S: Final = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The settings of this loop."""
+
+    interval_s: float
+    grace_s: float
+
+
+class Sweep:
+    """`stop()` ends `run` after the round that is under way."""
+
+    def __init__(self, desk: Desk, bells: Ringer, bucket: Bucket, closer: Closer, clock: Clock, terms: Terms) -> None:
+        self._desk = desk
+        self._bells = bells
+        self._bucket = bucket
+        self._closer = closer
+        self._clock = clock
+        self._terms = terms
+        self._stopping = asyncio.Event()
+        self._forgot_s = float("-inf")
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    async def run(self) -> None:
+        away = False
+        while not self._stopping.is_set():
+            try:
+                await self.round()
+                away = False
+            except RedisError as error:
+                if not away:
+                    log.warning("the sweep waits for Redis: %s", type(error).__name__)
+                away = True
+            await self._pause()
+
+    async def round(self) -> None:
+        """Ring for what is due, do the chores, forget what ended long ago."""
+        waiting = {queue: await self._bells.waiting(queue) for queue in Queue}
+        room = {queue.value: max(0, QUEUE_MOST - count) for queue, count in waiting.items()}
+        ripe = await self._desk.store.ripen(
+            room | {"stage": CHORES_MOST, "erase": CHORES_MOST}, grace_s=self._terms.grace_s, again_s=AGAIN_S
+        )
+        self._desk.ring(bell for bell in ripe if bell.queue in room)
+        for bell in ripe:
+            if bell.queue not in room:
+                await self._chore(bell)
+        if self._clock.monotonic_s() - self._forgot_s > FORGET_GAP_S:
+            await self._desk.store.expire()
+            self._forgot_s = self._clock.monotonic_s()
+
+    async def _chore(self, bell: Bell) -> None:
+        try:
+            done = await (self._clear(bell.id) if bell.queue == "stage" else self._erase(bell.id))
+        except BucketError as error:
+            log.warning("a chore waits for the store: %s", error.detail, extra={"job": bell.id})
+            done = False
+        await self._desk.store.plan(bell.queue, bell.id, None if done else CHORE_LATER_S)
+
+    async def _clear(self, job_id: str) -> bool:
+        """Inputs of a job that was never created (its caller's process died between the upload and the record)."""
+        if await self._desk.store.get(job_id) is not None:
+            return True
+        return await self._bucket.delete_prefix(layout.inputs_prefix(job_id), ERASED_AT_ONCE) < ERASED_AT_ONCE
+
+    async def _erase(self, job_id: str) -> bool:
+        """All that a deleted job has in the bucket."""
+        await self._closer.scrub(job_id)
+        await self._bucket.delete(layout.sidecar_key(job_id))
+        return await self._bucket.delete_prefix(layout.inputs_prefix(job_id), ERASED_AT_ONCE) < ERASED_AT_ONCE
+
+    async def _pause(self) -> None:
+        try:
+            await asyncio.wait_for(self._stopping.wait(), self._terms.interval_s)
+        except TimeoutError:
+            return

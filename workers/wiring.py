@@ -1,0 +1,178 @@
+"""The composition root of a worker process: everything is built here, once, and handed to those who use it."""
+
+import asyncio
+import os
+import random
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import httpcore
+
+from service import settings as configuration
+from service.clock import SystemClock
+from service.domain.addresses import HostList
+from service.settings import Settings
+from service.storage import connection
+from service.storage.bell import Bells
+from service.storage.bucket import Bucket
+from service.storage.connection import AsyncRedis, Redis
+from service.storage.desk import Desk
+from service.storage.store import Store
+from service.tokens import CallbackKeys
+from service.wiring import bucket_config, limits
+from workers import collect, submit, sweep
+from workers.close import Closer
+from workers.collect import Collector
+from workers.download import sweep_leftovers
+from workers.flux import Flux
+from workers.network import GuardedBackend, Shards, Timeouts
+from workers.pull import Puller
+from workers.submit import Submitter
+from workers.sweep import Sweep
+from workers.timing import Timing
+
+REDIS_TIMEOUT_S: Final = 5.0
+REDIS_CONNECTIONS: Final = 32
+NO_KEEPALIVE_S: Final = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """What one worker process is made of. `redis` and `sync` serve RQ's own bookkeeping."""
+
+    settings: Settings
+    redis: AsyncRedis
+    sync: Redis
+    desk: Desk
+    submitter: Submitter
+    collector: Collector
+    sweep: Sweep
+
+
+_OPEN: ContextVar[House | None] = ContextVar("house", default=None)
+
+
+@asynccontextmanager
+async def house() -> AsyncIterator[House]:
+    """The process's own house. A stock RQ worker runs each entry on a loop of its own: there it is one for the entry."""
+    standing = _OPEN.get()
+    if standing is not None:
+        yield standing
+        return
+    async with opened(configuration.load(os.environ, dotenv=Path(".env"), role="workers")) as built:
+        yield built
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[House]:
+    """Build the house, and take it down in order. Tasks started inside find it through `house()`."""
+    async with AsyncExitStack() as stack:
+        built = await _build(settings, stack)
+        token = _OPEN.set(built)
+        try:
+            yield built
+        finally:
+            _OPEN.reset(token)
+            await built.desk.drain()
+
+
+async def _build(settings: Settings, stack: AsyncExitStack) -> House:
+    clock, dice = SystemClock(), random.Random()  # noqa: S311 -- jitter, nothing secret
+    redis, sync = _redis(settings, stack)
+    bells = Bells(redis, sync)
+    desk = Desk(Store(redis, limits(settings), actor=f"worker {socket.gethostname()}:{os.getpid()}"), bells, clock)
+    bucket = Bucket(bucket_config(settings, max_connections=settings.collect_slots))
+    stack.push_async_callback(bucket.close)
+    flux = await _flux(settings, stack)
+    timing = Timing(
+        desk.store, clock, dice, callbacks=settings.public_base_url is not None, gap_most_s=settings.poll_max_s
+    )
+    closer = Closer(
+        desk,
+        flux,
+        bucket,
+        dice,
+        unknown_wait_s=settings.unknown_wait_s,
+        generation_timeout_s=settings.generation_timeout_s,
+    )
+    puller = await _puller(settings, stack, desk, flux, bucket, closer, dice)
+    buying = submit.Terms(
+        lease_s=settings.lease_s,
+        unknown_wait_s=settings.unknown_wait_s,
+        unknown_outcome=settings.unknown_outcome,
+        public_base_url=settings.public_base_url,
+        input_bytes_max=settings.input_image_max_bytes,
+    )
+    looking = collect.Terms(
+        lease_s=settings.lease_s,
+        unknown_wait_s=settings.unknown_wait_s,
+        generation_timeout_s=settings.generation_timeout_s,
+    )
+    sweeping = sweep.Terms(interval_s=settings.sweep_interval_s, grace_s=settings.sweep_grace_s)
+    return House(
+        settings=settings,
+        redis=redis,
+        sync=sync,
+        desk=desk,
+        submitter=Submitter(desk, flux, bucket, timing, CallbackKeys(settings.webhook_keys), clock, dice, buying),
+        collector=Collector(desk, flux, timing, puller, closer, clock, looking),
+        sweep=Sweep(desk, bells, bucket, closer, clock, sweeping),
+    )
+
+
+def _redis(settings: Settings, stack: AsyncExitStack) -> tuple[AsyncRedis, Redis]:
+    url = settings.redis_url.reveal()
+    redis = connection.connect(url, timeout_s=REDIS_TIMEOUT_S, max_connections=REDIS_CONNECTIONS)
+    sync = connection.connect_sync(url, timeout_s=REDIS_TIMEOUT_S)
+    stack.push_async_callback(redis.aclose)
+    stack.callback(sync.close)
+    return redis, sync
+
+
+async def _flux(settings: Settings, stack: AsyncExitStack) -> Flux:
+    """The operator's own address: dialled as it is. A POST never reuses a connection (see workers/flux.py)."""
+    if settings.flux_api_key is None:
+        raise ValueError("FLUX_API_KEY is checked when the settings are loaded")
+    timeouts = Timeouts(read_s=settings.flux_timeout_s)
+    backend = httpcore.AnyIOBackend()
+    posts = Shards(connections=settings.submit_slots, backend=backend, timeouts=timeouts, keepalive_s=NO_KEEPALIVE_S)
+    polls = Shards(connections=settings.collect_slots * 2, backend=backend, timeouts=timeouts)
+    return Flux(
+        settings.flux_api_base_url,
+        settings.flux_api_key,
+        x_key=settings.flux_api_auth == "x-key",
+        posts=await stack.enter_async_context(posts),
+        polls=await stack.enter_async_context(polls),
+        deadline_s=settings.flux_timeout_s,
+    )
+
+
+async def _puller(
+    settings: Settings,
+    stack: AsyncExitStack,
+    desk: Desk,
+    flux: Flux,
+    bucket: Bucket,
+    closer: Closer,
+    dice: random.Random,
+) -> Puller:
+    hosts = HostList.parse(settings.flux_result_hosts)
+    pulls = Shards(connections=settings.collect_slots, backend=GuardedBackend(hosts.private_ok))
+    await asyncio.to_thread(settings.temp_dir.mkdir, parents=True, exist_ok=True)
+    await asyncio.to_thread(sweep_leftovers, settings.temp_dir)
+    return Puller(
+        desk,
+        flux,
+        bucket,
+        closer,
+        await stack.enter_async_context(pulls),
+        hosts,
+        settings.temp_dir,
+        dice,
+        generation_timeout_s=settings.generation_timeout_s,
+    )
