@@ -52,9 +52,9 @@ def _children(node: object) -> list[object]:
 
 
 def pointer(*names: str) -> str:
-    """RFC 6901, at most POINTER_CHARS_MAX long; half surrogate pairs become question marks, so that it can be sent."""
+    """RFC 6901, cut at POINTER_CHARS_MAX."""
     escaped = "".join("/" + name[:POINTER_CHARS_MAX].replace("~", "~0").replace("/", "~1") for name in names)
-    return escaped[:POINTER_CHARS_MAX].encode(errors="replace").decode()
+    return escaped[:POINTER_CHARS_MAX]
 
 
 def flaws(value: object) -> Iterator[FieldError]:

@@ -139,7 +139,7 @@ def secret(payload: Payload) -> str | None:
 def expires_at(url: str) -> int | None:
     """The end of an Azure SAS, its `se` parameter, in epoch milliseconds; None where the URL does not say."""
     try:
-        given = parse_qs(urlsplit(url).query, max_num_fields=100).get("se", [""])[0]
+        given = parse_qs(urlsplit(url).query).get("se", [""])[0]
         instant = datetime.fromisoformat(given)
         aware = instant if instant.tzinfo else instant.replace(tzinfo=UTC)
         return round(aware.timestamp() * 1000)
