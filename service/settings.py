@@ -193,7 +193,9 @@ class Settings:
     )
     lease_s: float = _row("12", p.seconds(0.1, 600), "A step's claim on its job; renewed while it runs.", unit="s")
     sweep_interval_s: float = _row("1", p.seconds(0.01, 60), "Gap between two sweeps.", unit="s")
-    sweep_grace_s: float = _row("2", p.seconds(0, 60), "How late due work may be before the sweep rings.", unit="s")
+    sweep_again_s: float = _row(
+        "5", p.seconds(0.1, 60), "A bell that led to nothing is rung again after so long.", unit="s"
+    )
     shutdown_grace_s: float = _row("20", p.seconds(0.1, 600), "How long running steps may end after SIGTERM.", unit="s")
 
 

@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 
 QUEUE_MOST: Final = 500  # entries that wait in a queue; the rest wait in the due set
 CHORES_MOST: Final = 20  # uploads cleared and jobs erased in one round
-AGAIN_S: Final = 5.0  # a bell that was rung and led to nothing is rung again after this
 FORGET_GAP_S: Final = 10.0
 ERASED_AT_ONCE: Final = 100
 CHORE_LATER_S: Final = 15.0
@@ -35,7 +34,7 @@ class Terms:
     """The settings of this loop."""
 
     interval_s: float
-    grace_s: float
+    again_s: float  # a bell that led to nothing goes out again after this
 
 
 class Sweep:
@@ -70,9 +69,8 @@ class Sweep:
         """Ring for what is due, do the chores, forget what ended long ago."""
         waiting = {queue: await self._bells.waiting(queue) for queue in Queue}
         room = {queue.value: max(0, QUEUE_MOST - count) for queue, count in waiting.items()}
-        ripe = await self._desk.store.ripen(
-            room | {"stage": CHORES_MOST, "erase": CHORES_MOST}, grace_s=self._terms.grace_s, again_s=AGAIN_S
-        )
+        chores = {"stage": CHORES_MOST, "erase": CHORES_MOST}
+        ripe = await self._desk.store.ripen(room | chores, again_s=self._terms.again_s)
         self._desk.ring(bell for bell in ripe if bell.queue in room)
         for bell in ripe:
             if bell.queue not in room:

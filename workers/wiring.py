@@ -59,7 +59,7 @@ _OPEN: ContextVar[House | None] = ContextVar("house", default=None)
 
 @asynccontextmanager
 async def house() -> AsyncIterator[House]:
-    """The process's own house. A stock RQ worker runs each entry on a loop of its own: there it is one for the entry."""
+    """The process's own house. Under a stock RQ worker, which gives each entry a loop of its own, one for the entry."""
     standing = _OPEN.get()
     if standing is not None:
         yield standing
@@ -113,7 +113,7 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> House:
         unknown_wait_s=settings.unknown_wait_s,
         generation_timeout_s=settings.generation_timeout_s,
     )
-    sweeping = sweep.Terms(interval_s=settings.sweep_interval_s, grace_s=settings.sweep_grace_s)
+    sweeping = sweep.Terms(interval_s=settings.sweep_interval_s, again_s=settings.sweep_again_s)
     return House(
         settings=settings,
         redis=redis,

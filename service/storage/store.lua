@@ -7,7 +7,7 @@
 --   job:{id}            hash    the record; `version` counts writes, `sum` is the SHA-1 over all other fields
 --   log:{id}            list    the job's own events, JSON, oldest first
 --   due                 zset    {kind}:{id} → when it must be looked at (ms); a claim moves it to the end of a lease
---   rung                zset    {kind}:{id} → when the sweep last rang for it
+--   rung                zset    {kind}:{id} → when its bell last went out; a claim takes it off
 --   ripe                zset    jobs that collect → when their URL expires
 --   slots[:{model}]     zset    jobs that hold a slot → since when; with a model: those under a cap of its own
 --   wait:{model}:{prio} zset    jobs that wait for a slot → their tag (start-time fair queueing)
@@ -83,7 +83,8 @@ local function emit(id, caller, batch, from)
     at = int(now), version = version, by = a.by, detail = a.detail}
   local flat = {}
   for name, value in pairs(event) do
-    if value and value ~= '' then flat[#flat + 1] = name; flat[#flat + 1] = value end
+    if value == '' then event[name] = nil
+    else flat[#flat + 1] = name; flat[#flat + 1] = value end
   end
   event.eid = call('XADD', P .. 'events', 'MAXLEN', '~', cfg.events_max, '*', unpack(flat))
   call('RPUSH', P .. 'log:' .. id, cjson.encode(event))
@@ -160,6 +161,7 @@ local function admit()
     call('SET', P .. 'clock', string.format('%.17g', next_up.tag))
     hold(next_up.id, next_up.group, true)
     call('ZADD', P .. 'due', int(now), 'job:' .. next_up.id)
+    call('ZADD', P .. 'rung', int(now), 'job:' .. next_up.id)
     ids[#ids + 1] = next_up.id
     if probing then
       call('HSET', P .. 'gate', 'until', int(now + PROBE_MS))
@@ -273,6 +275,7 @@ function verbs.create()
     wait(a.id, a.group, a.priority, a.caller)
   else
     schedule(a.id, 0, nil)
+    call('ZADD', P .. 'rung', int(now), 'job:' .. a.id)
     hold(a.id, a.group, a.holds_slot)
     if a.expires_at then call('ZADD', P .. 'ripe', int(a.expires_at), a.id) end
   end
@@ -304,10 +307,10 @@ function verbs.apply()
   if from == 'queued' and a.to ~= 'queued' then unwait(a.id, group) end
   if a.to == 'collecting' and a.expires_at then call('ZADD', P .. 'ripe', int(a.expires_at), a.id)
   else call('ZREM', P .. 'ripe', a.id) end
+  if a.ring then call('ZADD', P .. 'rung', int(now), 'job:' .. a.id) else call('ZREM', P .. 'rung', 'job:' .. a.id) end
   if a.due_ms then schedule(a.id, a.due_ms, num(r[8]))
   elseif not a.keep_due then
     call('ZREM', P .. 'due', 'job:' .. a.id)
-    call('ZREM', P .. 'rung', 'job:' .. a.id)
     call('ZADD', P .. 'ended', int(now), a.id)
   end
   if a.event == 'ready' and a.to == 'collecting' and from ~= 'collecting' then learn(a.id, model) end
@@ -364,13 +367,14 @@ function verbs.renew()
   return {'renewed', int(now), {}, int(now + a.lease_ms)}
 end
 
--- What is due and unclaimed, soonest first: {queue or kind, id, …}. Each is named once in `again_ms`.
+-- What is due and unclaimed, soonest first: {queue or kind, id, …}. A bell that led to nothing goes out again after
+-- `again_ms`.
 function verbs.ripen()
   local out = {}
   local ring = admit()
   local room = a.room
   call('ZREMRANGEBYSCORE', P .. 'rung', '-inf', int(now - a.again_ms))
-  for _, member in ipairs(call('ZRANGE', P .. 'due', '-inf', int(now - a.grace_ms), 'BYSCORE', 'LIMIT', 0, a.most)) do
+  for _, member in ipairs(call('ZRANGE', P .. 'due', '-inf', int(now), 'BYSCORE', 'LIMIT', 0, a.most)) do
     local kind, id = string.match(member, '^(%a+):(.+)$')
     local queue = kind == 'job' and call('HGET', P .. 'job:' .. id, 'queue') or kind
     if kind == 'job' and not queue then call('ZREM', P .. 'due', member)

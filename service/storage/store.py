@@ -190,6 +190,7 @@ class Store:
             "holds_slot": change.holds_slot,
             "signal": change.signal,
             "signal_ms": _ms(change.signal_s),
+            "ring": change.ring,
             "keep_due": change.due_s is KEEP,
             "due_ms": None if change.due_s is KEEP else _ms(change.due_s),
             "deadline_counts": change.deadline_counts,
@@ -221,11 +222,9 @@ class Store:
         reply = await self._run("renew", {"id": job_id, "lease_end": lease_end, "lease_ms": _ms(lease_s)})
         return int(reply[3]) if reply[0] == "renewed" else None
 
-    async def ripen(
-        self, room: Mapping[str, int], *, grace_s: float, again_s: float, most: int = 1000
-    ) -> tuple[Bell, ...]:
-        """What has been due for `grace_s` and is unclaimed, soonest first, at most `room[queue]` each."""
-        arguments = {"room": dict(room), "grace_ms": _ms(grace_s), "again_ms": _ms(again_s), "most": most}
+    async def ripen(self, room: Mapping[str, int], *, again_s: float, most: int = 1000) -> tuple[Bell, ...]:
+        """What is due and unclaimed, soonest first, at most `room[queue]` each; the same again after `again_s`."""
+        arguments = {"room": dict(room), "again_ms": _ms(again_s), "most": most}
         reply = await self._run("ripen", arguments)
         ripe = reply[3]
         return (*_submits(reply[2]), *(Bell(queue, id_) for queue, id_ in zip(ripe[::2], ripe[1::2], strict=True)))

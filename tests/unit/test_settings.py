@@ -69,7 +69,7 @@ BAD = {
     "COLLECT_SLOTS": ("all", "10001"),
     "LEASE_S": ("-1", "601"),
     "SWEEP_INTERVAL_S": ("0x1", "0"),
-    "SWEEP_GRACE_S": ("none", "61"),
+    "SWEEP_AGAIN_S": ("none", "61"),
     "SHUTDOWN_GRACE_S": ("1 s", "0"),
 }
 ENV_EXAMPLE = Path(__file__).parents[2] / ".env.example"
