@@ -1,0 +1,71 @@
+"""The retry of a job is a new job: where it begins follows from what the old one has bought.
+
+It takes over what the provider may still give and buys only where nothing was bought, or where the caller says so.
+"""
+
+from dataclasses import replace
+from typing import Final
+
+from service.domain.errors import ErrorCode, JobError
+from service.domain.job import Job, Status
+
+# The provider has ended these without an image and, as far as is known, without a price.
+UNBOUGHT: Final = frozenset({ErrorCode.PROVIDER_REJECTED, ErrorCode.MODERATED, ErrorCode.PROVIDER_ERROR})
+RETRYABLE: Final = frozenset({Status.FAILED, Status.CANCELLED})
+
+_LOST: Final = {
+    ErrorCode.RESULT_EXPIRED: "what was bought can no longer be fetched; rerun=true buys again",
+    ErrorCode.OUTCOME_UNKNOWN: "the provider never said whether it took the task; rerun=true risks a second purchase",
+}
+
+
+def successor(old: Job, job_id: str, *, rerun: bool = False) -> Job | None:
+    """The job that retries `old`, or None: it is not to be retried. `rerun`: buy again what no longer serves.
+
+    It begins `queued` (to be submitted), `generating` (the provider is asked for the old job's task) or `failed`
+    (nothing serves, nothing is bought). The caller's deadline does not pass on.
+    """
+    if old.status not in RETRYABLE or old.sealed:
+        return None
+    fresh = Job(
+        id=job_id,
+        caller=old.caller,
+        model=old.model,
+        request=old.request,
+        priority=old.priority,
+        metadata=old.metadata,
+        callback_url=old.callback_url,
+        custom_id=old.custom_id,
+        retry_of=old.id,
+    )
+    code = old.error.code if old.error else None
+    running = any(str(attempt) in old.tasks for attempt in old.open)
+    if code is ErrorCode.RESULT_EXPIRED:
+        return fresh if rerun else _lost(fresh, code)
+    if old.tasks and (running or code not in UNBOUGHT):
+        return _asking(fresh, old)
+    # Giving up closes the attempts, so that the record shows no purchase: the code alone tells that there may be one.
+    if code in UNBOUGHT or (not old.bought and code is not ErrorCode.OUTCOME_UNKNOWN) or rerun:
+        return fresh
+    return _lost(fresh, ErrorCode.OUTCOME_UNKNOWN)
+
+
+def _asking(fresh: Job, old: Job) -> Job:
+    """Its first poll finds the image again, or what has become of the task."""
+    latest = old.tasks[max(old.tasks, key=int)]
+    return replace(
+        fresh,
+        status=Status.GENERATING,
+        attempt=old.attempt,
+        tasks=old.tasks,
+        costs=old.costs,
+        open=old.open,
+        intent_at=old.intent_at,
+        submitted_at=old.submitted_at,
+        possible_duplicate=old.possible_duplicate,
+        provider_id=old.provider_id or latest,
+    )
+
+
+def _lost(fresh: Job, code: ErrorCode) -> Job:
+    return replace(fresh, status=Status.FAILED, reason="lost", error=JobError(code, _LOST[code], retryable=True))
