@@ -62,16 +62,21 @@ class Desk:
 
         Told twice, or to a job it says nothing new to, it changes nothing.
         """
+        return await self.hear(job_id, lambda _: event, patience_s=patience_s)
+
+    async def hear(self, job_id: str, say: Callable[[Job], Event | None], *, patience_s: float = 0.0) -> Told:
+        """`tell`, for a fact that reads differently as the record does: `say` is asked again for each version."""
         event_id, until = _event_id(), self._clock.monotonic_s() + patience_s
         for _ in range(_STALE_MOST):
             job = await self._patiently(lambda: self.store.get(job_id), until)
-            change = decide(job, event) if job else None
+            event = say(job) if job else None
+            change = decide(job, event) if job and event else None
             if job is None or change is None:
                 return Told(job, changed=False)
             written = await self._write(change, event_id, until)
             if written.outcome is not Outcome.STALE:
                 return Told(job, written.outcome in (Outcome.APPLIED, Outcome.ALREADY), written.outcome)
-        raise RuntimeError(f"{event.name} for {job_id} found its record stale {_STALE_MOST} times")
+        raise RuntimeError(f"a fact about {job_id} found its record stale {_STALE_MOST} times")
 
     async def decide(self, job: Job, event: Event, *, patience_s: float = 0.0, confirm: bool = False) -> Job | None:
         """Take a *decision* on this very version of the job: the job as it is now, or None if it has moved meanwhile.

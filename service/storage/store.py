@@ -259,18 +259,33 @@ class Store:
         before: str | None = None,
         limit: int = 50,
     ) -> list[Job]:
-        """Newest first. `caller` None: of all. `before`: the last id of the page before."""
+        """Newest first; fewer than `limit`: there are no more. `caller` None: of all. `before`: the last id so far."""
         name = f"jobs#{batch_id}" if batch_id else f"jobs@{caller}" if caller else "jobs"
         name += f":{status}" if status else ""
-        ids: Any = await self._redis.zrange(
-            self._prefix + name, f"({before}" if before else "+", "-", desc=True, bylex=True, offset=0, num=limit
-        )
+        jobs: list[Job] = []
+        while len(jobs) < limit:
+            ids = await self._ids(name, before, limit)
+            found = await self._jobs(ids)
+            if caller is not None and any(job.caller != caller for job in found):
+                return []  # another's batch
+            jobs += found
+            if len(ids) < limit:
+                break
+            before = ids[-1]
+        return jobs[:limit]
+
+    async def _ids(self, name: str, before: str | None, limit: int) -> list[str]:
+        after: Any = f"({before}" if before else "+"
+        ids: Any = await self._redis.zrange(self._prefix + name, after, "-", desc=True, bylex=True, offset=0, num=limit)
+        return [_text(id_) for id_ in ids]
+
+    async def _jobs(self, ids: Sequence[str]) -> list[Job]:
+        """Those that can be read: a page does not fail for one corrupt record."""
         async with self._redis.pipeline(transaction=False) as pipe:
             for id_ in ids:
-                pipe.hgetall(self._key("job", _text(id_)))
-            rows = await pipe.execute()
-        jobs = [record.read({_text(k): _text(v) for k, v in row.items()}) for row in rows if row]
-        return [job for job in jobs if caller is None or job.caller == caller]
+                pipe.hgetall(self._key("job", id_))
+            rows = await pipe.execute() if ids else []
+        return [job for row in rows if row and (job := _readable(row)) is not None]
 
     async def log(self, job_id: str) -> list[Entry]:
         """The job's own events, oldest first."""
@@ -322,6 +337,11 @@ class Store:
         """Raises RedisError unless a write is taken (a replica or a full disk says no)."""
         await self._redis.set(self._prefix + "ready", "1", px=60_000)
 
+    async def now_ms(self) -> int:
+        """Redis's own time: the one that decides."""
+        seconds, micros = await self._redis.time()
+        return int(seconds) * 1000 + int(micros) // 1000
+
     async def scan_ids(self) -> AsyncIterator[str]:
         """Every job id on record, in no order."""
         async for key in self._redis.scan_iter(match=self._key("job", "*"), count=500):
@@ -367,6 +387,13 @@ def _own_bell(queue: Queue, job: Job) -> tuple[Bell, ...]:
 
 def _submits(ids: Sequence[str]) -> tuple[Bell, ...]:
     return tuple(Bell(Queue.SUBMIT, id_) for id_ in ids)
+
+
+def _readable(row: Mapping[bytes, bytes]) -> Job | None:
+    try:
+        return record.read({_text(name): _text(value) for name, value in row.items()})
+    except (record.CorruptRecord, record.NewerRecord):
+        return None
 
 
 def _pairs(flat: Sequence[str]) -> dict[str, str]:
