@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import json
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -12,6 +11,7 @@ from deploy.rehearsal.app import build
 from deploy.rehearsal.control import KNOBS, Control, read_knob
 from deploy.rehearsal.knobs import BadKnobError
 from deploy.rehearsal.server import Server, address, bound
+from service.clock import SystemClock
 
 
 def main(arguments: list[str]) -> int:
@@ -24,11 +24,15 @@ def main(arguments: list[str]) -> int:
         return 1
     closing = asyncio.Event()
     base_url = (flags.public_url or address(sock)).rstrip("/")
-    app = build(control, base_url, time.time, closing)
+    app = build(control, base_url, _now, closing)
     server = Server(app, closing, lambda: print(f"rehearsal provider on {address(sock)}", flush=True))
     with suppress(KeyboardInterrupt):
         server.run(sockets=[sock])
     return 0
+
+
+def _now() -> float:
+    return SystemClock().now_ms() / 1000
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,7 +5,8 @@ Source: provider.md's tables, that is BFL's OpenAPI and what users of CometAPI h
 
 from typing import Any
 
-from deploy.rehearsal.tasks import Task, rfc3339
+from deploy.rehearsal.tasks import Task
+from service.clock import rfc3339
 
 MODERATED_WORDS = ("Request Moderated", "Content Moderated")
 FAILED_WORDS = ("Error", "Failed")
@@ -79,7 +80,7 @@ def wrapped(task: Task, body: Body) -> Body:
             "task_id": task.id,
             "status": word.get(body["status"], "IN_PROGRESS"),
             "fail_reason": body["status"] if word.get(body["status"]) == "FAILURE" else "",
-            "submit_time": rfc3339(task.accepted_at),
+            "submit_time": rfc3339(int(task.accepted_at * 1000)),
             "data": inner,
         },
     }

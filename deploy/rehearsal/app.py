@@ -46,7 +46,7 @@ class BackDoor:
         return Json(self._desk.ledger(**wanted))
 
     async def finish(self, request: Request) -> Response:  # noqa: ARG002  Starlette's signature
-        return Json({"finished": self._lives.finish_all()})
+        return Json({"finished": await self._lives.finish_all()})
 
     async def reset(self, request: Request) -> Response:  # noqa: ARG002  Starlette's signature
         await self._lives.stop()

@@ -22,11 +22,12 @@ class Lives:
         self._lives.add(life)
         life.add_done_callback(self._lives.discard)
 
-    def finish_all(self) -> int:
-        """End every running task now, whatever its latency. Returns how many."""
+    async def finish_all(self) -> int:
+        """End every running task now, whatever its latency. Returns how many, once they have ended."""
         running = list(self._desk.running)
         for task in running:
             task.hurry.set()
+        await asyncio.gather(*(task.over.wait() for task in running))
         return len(running)
 
     async def stop(self) -> None:

@@ -8,7 +8,6 @@ import asyncio
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -16,6 +15,7 @@ from deploy.rehearsal.control import Control
 from deploy.rehearsal.dice import Dice
 from deploy.rehearsal.pictures import Picture
 from deploy.rehearsal.submission import Submission
+from service.clock import rfc3339
 
 KONTEXT_MAX = "flux-kontext-max"
 SEED_BELOW = 2**32
@@ -40,6 +40,8 @@ class Task:
     pulls: int = 0
     callbacks_sent: int = 0
     callbacks_taken: int = 0
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set: it has ended."""
     hurry: asyncio.Event = field(default_factory=asyncio.Event)
     """Set: end now, whatever the latency."""
     told: asyncio.Event = field(default_factory=asyncio.Event)
@@ -66,7 +68,7 @@ class Task:
             "model": self.model,
             "prompt": self.asked.prompt,
             "webhook_url": self.asked.webhook_url,
-            "accepted_at": rfc3339(self.accepted_at),
+            "accepted_at": rfc3339(int(self.accepted_at * 1000)),
             "billed": self.outcome == "ready",
             "outcome": self.outcome if self.ended_at is not None else "running",
             "seed": self.seed,
@@ -122,6 +124,7 @@ class Desk:
 
     def end(self, task: Task) -> None:
         task.ended_at = self.now()
+        task.over.set()
         self.running.discard(task)
 
     def before(self, task: Task) -> Task:
@@ -142,7 +145,3 @@ class Desk:
     def _latency_s(self, dice: Dice) -> float:
         swing = self.control.latency_spread_s * (2 * dice.roll("latency") - 1)
         return max(0.0, self.control.latency_s + swing)
-
-
-def rfc3339(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
