@@ -29,7 +29,7 @@ def spawn(argv: list[str], log: Path, env: Mapping[str, str]) -> "subprocess.Pop
 
 
 def binary(package: str, name: str) -> str:
-    """The path of a server's own binary in an installed package: no wrapper, so that the child's pid is the server's."""
+    """A server's own binary in an installed package: no wrapper, so that the child's pid is the server's."""
     files = distribution(package).files or []
     return next(str(Path(str(file.locate())).resolve()) for file in files if file.name == name)
 

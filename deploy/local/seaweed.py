@@ -59,7 +59,7 @@ class Seaweed:
         return f"http://{LOOPBACK}:{self.port}"
 
     def start(self, deadline_s: float = 30.0) -> None:
-        """Return once a signed call is answered and the bucket exists. StartError if that does not come in time.
+        """Return once the bucket exists and gives what it holds. StartError if that does not come in time.
 
         Only the first start may move to other ports, when somebody took one of ours in between.
         """
@@ -95,11 +95,13 @@ class Seaweed:
         return client
 
     def _start(self, deadline_s: float) -> None:
+        self.stop()  # reaps one that died
         self._process = self._spawn(self._argv(), self.log, bare_env(self.folder))
         client = self.client()
         try:
-            await_ready(self._process, lambda: _has_bucket(client, self.bucket), self.log, deadline_s)
+            await_ready(self._process, lambda: _has(client, self.bucket), self.log, deadline_s)
             self._fsync()
+            await_ready(self._process, lambda: _reads(client, f"{self.bucket}-ready"), self.log, deadline_s)
         except BaseException:
             self.stop()
             raise
@@ -147,14 +149,30 @@ class Seaweed:
             raise StartError(f"weed does not fsync: {done.stdout[-500:]!r} {done.stderr[-500:]!r}")
 
 
-def _has_bucket(client: "S3Client", bucket: str) -> bool:
+def _has(client: "S3Client", bucket: str) -> bool:
+    """Whether the bucket exists, now that it has been asked for."""
     try:
         client.create_bucket(Bucket=bucket)
     except ClientError as refused:
-        return bool(refused.response["Error"]["Code"] == "BucketAlreadyOwnedByYou")
+        return str(refused.response["Error"]["Code"]) == "BucketAlreadyOwnedByYou"
     except BotoCoreError:
         return False
     return True
+
+
+def _reads(client: "S3Client", bucket: str) -> bool:
+    """Whether an object that an earlier start has put into this bucket can be read; the first start puts it there.
+
+    After a kill weed answers on S3 before it knows its own volumes again: for up to 5 s a GET is a 500.
+    """
+    try:
+        if not _has(client, bucket):
+            return False
+        if not client.list_objects_v2(Bucket=bucket).get("Contents"):
+            client.put_object(Bucket=bucket, Key="ready", Body=b"ready")
+        return bytes(client.get_object(Bucket=bucket, Key="ready")["Body"].read()) == b"ready"
+    except (BotoCoreError, ClientError):
+        return False
 
 
 def _credentials(file: Path) -> tuple[str, str]:

