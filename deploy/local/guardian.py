@@ -2,10 +2,10 @@
 
 A script with two uses, run by path and without site packages (14 ms):
 
-    guardian.py watch           reads lines from stdin: a pid joins, `-pid` has ended and leaves. At the end of the pipe,
-                                which is the end of the runner, it kills the process group of each that is left.
-    guardian.py join FD argv…   writes its own pid to the pipe FD, then becomes the child. The pipe stays open until that
-                                is done, so no child can be missed, whenever the runner dies.
+    guardian.py watch           reads lines from stdin: a pid joins, `-pid` has ended and leaves. At the end of the
+                                pipe, which is the end of the runner, it kills the process group of each that is left.
+    guardian.py join FD argv…   writes its own pid to the pipe FD, then becomes the child. The pipe stays open until
+                                that is done, so no child can be missed, whenever the runner dies.
 
 A group also holds what a child has started. prctl's PR_SET_PDEATHSIG would not reach that, is tied to the thread that
 forks, and exists on Linux alone.
@@ -35,7 +35,7 @@ def watch(lines: Iterable[str]) -> None:
     for pid in map(int, lines):
         (groups.add if pid > 0 else groups.discard)(abs(pid))
     end = time.monotonic() + GONE_WITHIN_S
-    while any([_kill(group) for group in groups]) and time.monotonic() < end:
+    while [group for group in groups if _kill(group)] and time.monotonic() < end:
         time.sleep(LOOK_EVERY_S)
 
 

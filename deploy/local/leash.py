@@ -50,7 +50,7 @@ class Leash:
             return process
 
     def wait(self, pid: int) -> int:
-        """Its return code, once it has ended. What it had started and left behind is killed."""
+        """Its return code, once it has ended; what it had left behind is killed. KeyError: waited for before."""
         code = self._children[pid].wait()
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
