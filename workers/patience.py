@@ -42,10 +42,15 @@ class Patience:
                 return result
             if last:
                 return None
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause_s * random.uniform(0.5, 1)):  # noqa: S311 jitter
-                    await self.stopping.wait()
+            await self.stops_within(pause_s * random.uniform(0.5, 1))  # noqa: S311 jitter
             pause_s = min(2 * pause_s, PAUSE_S_MAX)
+
+    async def stops_within(self, seconds: float) -> bool:
+        """Sleep, and wake early when the worker stops."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.stopping.wait()
+        return self.stopping.is_set()
 
     def _note(self, error: RedisError | None) -> None:
         if error and not self._away:

@@ -25,6 +25,7 @@ import logging
 import os
 import socket
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Final, cast
@@ -47,7 +48,7 @@ from workers.patience import Patience
 NAME_CHARS_MAX: Final = 80
 CLAIM_MAX: Final = 100  # bells taken by one run of the script, which holds up all of Redis meanwhile
 TASK_S_MAX: Final = 3600  # whatever the entry asks for
-WAIT_S: Final = 1  # one wait for a bell, so the longest that a stop goes unnoticed
+WAIT_S: Final = 1  # one wait for a bell; less than any socket timeout
 BEAT_S: Final = 10
 WORKER_TTL_S: Final = 60  # RQ forgets a dead worker a minute after this
 MAINTENANCE_S: Final = 60
@@ -154,7 +155,7 @@ class AsyncWorker(BaseWorker):
         self._ended: list[tuple[Job, Execution]] = []
         self._patience = Patience(self.name)
         self._insist, self._stopping = self._patience.insist, self._patience.stopping
-        self._freed, self._more_ended = asyncio.Event(), asyncio.Event()
+        self._freed, self._more_ended, self._over = asyncio.Event(), asyncio.Event(), False
 
     def stop(self) -> None:
         """Take no more bells. `run` returns when the running tasks have ended, or `grace_s` later without them."""
@@ -164,14 +165,17 @@ class AsyncWorker(BaseWorker):
     async def run(self) -> None:
         """Work until `stop`. Raises only for a mistake of this file's, never for Redis, a task or an entry."""
         await self._insist(asyncio.to_thread, self.register_birth)
+        await self._insist(self._show)
         async with asyncio.TaskGroup() as group:
-            sides = [group.create_task(side()) for side in (self._beat, self._clean, self._commit)]
+            for side in (self._beat, self._clean, self._commit):
+                group.create_task(side())
             while not self._stopping.is_set():
                 await self._turn(group)
             if self._running:
                 await asyncio.wait(self._running, timeout=self.grace_s)
-            await cut({*self._running, *sides})
-        await self._insist(self._flush)
+            await cut(self._running.copy())
+            self._over = True
+            self._more_ended.set()
         await self._insist(asyncio.to_thread, self.register_death)
 
     async def _turn(self, group: asyncio.TaskGroup) -> None:
@@ -229,8 +233,15 @@ class AsyncWorker(BaseWorker):
         return execution
 
     async def _wait(self) -> None:
-        """Until the queue holds a bell, for WAIT_S at most."""
-        await self._redis.blmove(self.queue.key, self.queue.key, WAIT_S, "LEFT", "LEFT")
+        """Until the queue holds a bell or `stop`, for WAIT_S at most."""
+        blmove = self._redis.blmove(self.queue.key, self.queue.key, WAIT_S, "LEFT", "LEFT")
+        bell, stop = asyncio.ensure_future(blmove), asyncio.ensure_future(self._stopping.wait())
+        try:
+            done, _ = await asyncio.wait((bell, stop), return_when=asyncio.FIRST_COMPLETED)
+            if bell in done:
+                await bell
+        finally:
+            await cut({task for task in (bell, stop) if not task.done()})
 
     async def _perform(self, job: Job, execution: Execution) -> None:
         """Run one bell to its end in RQ's books. One that `stop` cut off just goes: its job comes due again."""
@@ -259,8 +270,11 @@ class AsyncWorker(BaseWorker):
         """Logged already. RQ's own would log the traceback, whose messages may quote URLs, and the arguments."""
 
     async def _commit(self) -> None:
-        while await self._more_ended.wait():
+        over = False
+        while not over:
+            await self._more_ended.wait()
             self._more_ended.clear()
+            over = self._over
             await self._insist(self._flush)
 
     async def _flush(self) -> None:
@@ -291,9 +305,8 @@ class AsyncWorker(BaseWorker):
         self._freed.set()
 
     async def _beat(self) -> None:
-        while True:
+        while not await self._patience.stops_within(BEAT_S):
             await self._insist(self._show)
-            await asyncio.sleep(BEAT_S)
 
     async def _show(self) -> None:
         """Everything `rq info` shows, each time: Redis may have come back empty."""
@@ -306,12 +319,13 @@ class AsyncWorker(BaseWorker):
             await pipe.execute()
 
     async def _clean(self) -> None:
-        while True:
+        due_s = 0
+        while not await self._patience.stops_within(due_s):
+            due_s = MAINTENANCE_S
             try:
                 await asyncio.to_thread(self.clean_registries)
             except Exception as error:  # noqa: BLE001 RQ reads what anyone may have written; it is tried again anyway
                 log.warning("maintenance of %s failed: %s", self.queue.name, trail(error))
-            await asyncio.sleep(MAINTENANCE_S)
 
     def _set_connection(self, connection: Redis) -> Redis:
         """RQ's own would raise the socket timeout to minutes, for blocking commands that are not sent here."""
@@ -329,8 +343,8 @@ async def call(job: Job) -> Any:
     return await asyncio.to_thread(func, *job.args, **job.kwargs)
 
 
-async def cut(tasks: set[asyncio.Task[None]]) -> None:
-    """Cancel until all have ended. Once is not enough: Python 3.11's `wait_for`, by which redis-py sends, loses some."""
+async def cut(tasks: AbstractSet[asyncio.Future[Any]]) -> None:
+    """Cancel until all have ended: Python 3.11's `wait_for`, by which redis-py sends, may lose a cancellation."""
     while tasks:
         for task in tasks:
             task.cancel()

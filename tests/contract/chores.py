@@ -1,22 +1,14 @@
-"""Tasks that the workers under test may run, and the job class that lists them."""
+"""Tasks for the workers under test, and the job class that lists them."""
 
 import asyncio
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from workers.worker import ListedJob, current_id
 
 
-class ChoreJob(ListedJob):
-    listed = tuple(
-        f"tests.contract.chores.{name}"
-        for name in ("note", "note_plainly", "hold", "stall", "fail", "leave", "write", "answer", "write_id", "spoil")
-    )
-
-
 class Desk:
-    """What the chores of this process did, and a gate that `hold` waits at."""
+    """What the chores of this process did, and the gate that `hold` waits at."""
 
     def __init__(self) -> None:
         self.noted: list[str] = []
@@ -31,7 +23,7 @@ class Desk:
                 await self.changed.wait()
 
 
-desks: list[Desk] = []  # RQ calls by name, so what it calls finds its desk here
+desks: list[Desk] = []  # RQ calls by name; what it calls finds its desk here
 
 
 async def note(what: str) -> None:
@@ -40,6 +32,7 @@ async def note(what: str) -> None:
 
 
 def note_plainly(what: str) -> None:
+    """In a thread; an asyncio.Event is not for threads, so nothing is rung here."""
     desks[-1].noted.append(what)
 
 
@@ -50,33 +43,24 @@ async def hold(what: str) -> None:
     await note(what)
 
 
-async def stall(what: str) -> None:
-    desks[-1].held.append(what)
-    desks[-1].changed.set()
-    await asyncio.Event().wait()
-
-
 async def fail(what: str) -> None:
-    raise LookupError(f"https://bucket/image?sig={what}")
+    raise LookupError(f"https://bucket.test/image?sig={what}")
 
 
 async def leave(what: str) -> None:
     raise SystemExit(what)
 
 
-async def write(path: str) -> None:
-    await asyncio.sleep(0)
-    Path(path).write_text(f"{os.getpid()}")
-
-
-async def write_id(path: str) -> None:
-    Path(path).write_text(current_id() or "")
-
-
 async def answer(order: dict[str, str]) -> dict[str, str | None]:
     return {"id": current_id(), "caller": order["caller"]}
 
 
-async def spoil(what: str) -> object:
-    """A result that JSON cannot spell."""
-    return {what}
+async def write(path: str) -> None:
+    await asyncio.sleep(0)
+    Path(path).write_text(current_id() or "")
+
+
+class ChoreJob(ListedJob):
+    listed = tuple(
+        f"{task.__module__}.{task.__name__}" for task in (note, note_plainly, hold, fail, leave, answer, write)
+    )
