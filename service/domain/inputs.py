@@ -1,9 +1,14 @@
-"""Input images: an http(s) URL that the provider fetches, or base64 that we decode and put in the bucket."""
+"""Input images: an http(s) URL that the provider fetches, or base64 that we decode and put in the bucket.
+
+In a job's request, `{"key": …, "sha256": …, "bytes": …}` stands for an image in the bucket.
+"""
 
 import base64
 import re
 from dataclasses import dataclass, field
 from typing import Final
+
+from service.domain.layout import inputs_prefix
 
 INPUT_URL_CHARS_MAX: Final = 8_192  # presigned URLs with a session token pass 2,000
 _DATA_URL: Final = re.compile(r"data:image/[a-z0-9.+-]{1,40};base64,", re.IGNORECASE)
@@ -38,3 +43,13 @@ def _decode(value: str) -> bytes | None:
         return base64.b64decode(value[prefix.end() :] if prefix else value, validate=True)
     except ValueError:  # binascii.Error is one; so is a character outside ASCII
         return None
+
+
+def kept_key(value: object, job_id: str) -> str | None:
+    """The bucket key of a field that stands for an image of this very job.
+
+    None for anything else: a caller who writes such an object himself cannot know his job's id, and must not be able to
+    name another's object.
+    """
+    key = value.get("key") if isinstance(value, dict) else None
+    return key if isinstance(key, str) and key.startswith(inputs_prefix(job_id)) else None

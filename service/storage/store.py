@@ -206,6 +206,11 @@ class Store:
         arguments = {"id": job.id, "version": str(job.version), "caller": job.caller, "busy_ms": _ms(busy_s)}
         return Outcome((await self._run("bury", arguments))[0])
 
+    async def entomb(self, job_id: str, caller: str) -> None:
+        """`bury` for a job whose record has left Redis. Killed half-way: its objects go, and no tombstone tells."""
+        await self.plan("erase", job_id, 0)
+        await self._redis.set(self._key("tomb", job_id), caller, px=self.limits.retention_s * 1000)
+
     # ---- due work ------------------------------------------------------------------------------------------------
 
     async def claim(self, queue: Queue, job_id: str, lease_s: float) -> tuple[Claim | None, tuple[Bell, ...]]:

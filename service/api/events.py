@@ -1,0 +1,145 @@
+"""Server-sent events: one per transition, resumable by `Last-Event-ID` (the WHATWG's EventSource).
+
+    id: 1763848005123-0
+    event: job.generating
+    data: {"id": "job_…", "batch_id": null, "status": "generating", "reason": "accepted", "at": "2026-11-22T…Z"}
+
+An `event: reset` says that some that came before are no longer kept: read the jobs themselves.
+"""
+
+import json
+import re
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, suppress
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from service.api.auth import ADMIN, owned, promptly
+from service.api.problems import ProblemError
+from service.api.reader import ALL, Crowded, Reader, order
+from service.clock import rfc3339
+from service.domain.job import ENDED
+from service.storage.connection import RedisError
+from service.storage.store import Entry, Store
+
+HEARTBEAT_S: Final = 15.0
+EVENT_ID: Final = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")
+HEARTBEAT: Final = ":\n\n"
+_HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # nginx would hold the events back
+
+
+class Events:
+    """The two streams. A job's own is read from its log, so that it misses nothing and knows its end."""
+
+    def __init__(self, store: Store, reader: Reader) -> None:
+        self._store = store
+        self._reader = reader
+
+    async def of_job(self, request: Request, caller: str) -> Response:
+        job_id = request.path_params["job_id"]
+        job = owned(await promptly(self._store.get(job_id)), caller)
+        after = _last_event_id(request)
+        entries = await promptly(self._store.log(job_id))
+        if job.ended and after and entries and order(entries[-1].eid) <= order(after):
+            return Response(status_code=204)  # tells an EventSource to come no more
+        return await _stream(self._job_stream(job_id, after))
+
+    async def of_caller(self, request: Request, caller: str) -> Response:
+        return await _stream(self._caller_stream(ALL if caller == ADMIN else caller, _last_event_id(request)))
+
+    async def _job_stream(self, job_id: str, after: str | None) -> AsyncGenerator[str]:
+        sent = after or "0-0"
+        async with self._reader.follow(job_id=job_id) as feed:
+            entries = await promptly(self._store.log(job_id))
+            yield HEARTBEAT
+            if after and entries and "from" in entries[0].data and order(after) < order(entries[0].eid):
+                yield reset(sent)
+            with suppress(RedisError, TimeoutError):  # the client comes again with its Last-Event-ID
+                while True:
+                    for entry in entries:
+                        if order(entry.eid) > order(sent):
+                            sent = entry.eid
+                            yield text(entry)
+                    if feed.over or not entries or entries[-1].data["status"] in ENDED:
+                        return
+                    if not await feed.take(HEARTBEAT_S):
+                        yield HEARTBEAT
+                    entries = await promptly(self._store.log(job_id))
+
+    async def _caller_stream(self, caller: str, after: str | None) -> AsyncGenerator[str]:
+        async with self._reader.follow(caller=caller) as feed:
+            sent = after or feed.since
+            first = await promptly(self._store.first_event())
+            yield HEARTBEAT
+            if after and (first is None or order(after) < order(first)):
+                sent = feed.since
+                yield reset(sent)
+            with suppress(RedisError, TimeoutError):
+                async for entry in self._kept(sent, feed.since):
+                    sent = entry.eid
+                    if caller in (ALL, entry.data.get("caller")):
+                        yield text(entry)
+            while not feed.over:
+                entries = await feed.take(HEARTBEAT_S)
+                if not entries:
+                    yield HEARTBEAT
+                for entry in entries:
+                    if order(entry.eid) > order(sent):
+                        yield text(entry)
+
+    async def _kept(self, after: str, until: str) -> AsyncIterator[Entry]:
+        """What the stream still has, up to where the feed begins."""
+        while order(after) < order(until):
+            entries = await promptly(self._store.events(after))
+            for entry in entries:
+                if order(entry.eid) <= order(until):
+                    yield entry
+            if not entries:
+                return
+            after = entries[-1].eid
+
+
+def text(entry: Entry) -> str:
+    """One event; nothing for a transition that did not change the status."""
+    data = entry.data
+    status = data["status"]
+    if data.get("from") == status:
+        return ""
+    shown = {
+        "id": data["id"],
+        "batch_id": data.get("batch_id"),
+        "status": status,
+        "reason": data.get("reason"),
+        "at": rfc3339(int(data["at"])),
+    }
+    return f"id: {entry.eid}\nevent: job.{status}\ndata: {json.dumps(shown)}\n\n"
+
+
+def reset(eid: str) -> str:
+    return f"id: {eid}\nevent: reset\ndata: {{}}\n\n"
+
+
+async def _stream(chunks: AsyncGenerator[str]) -> Response:
+    """Begun before it is answered, so that an outage is still a 503."""
+    try:
+        first = await anext(chunks)
+    except Crowded:
+        raise ProblemError(
+            503, "unavailable", "Too many streams are open here.", headers={"Retry-After": "5"}
+        ) from None
+    return StreamingResponse(_after(first, chunks), headers=_HEADERS, media_type="text/event-stream")
+
+
+async def _after(first: str, chunks: AsyncGenerator[str]) -> AsyncIterator[str]:
+    async with aclosing(chunks):
+        yield first
+        async for chunk in chunks:
+            if chunk:
+                yield chunk
+
+
+def _last_event_id(request: Request) -> str | None:
+    given = request.headers.get("last-event-id", "")
+    return given if EVENT_ID.fullmatch(given) else None

@@ -1,0 +1,53 @@
+"""What a process counts, for Prometheus. No label holds an id, a URL, a caller's text or a secret."""
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from service.domain.job import Status
+from service.storage.store import Figures
+
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+GATE_REASONS: Final = ("held", "throttled", "refused")
+
+
+class Metrics:
+    """One registry of its own per process."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self.requests = self._counter("darkroom_http_requests", "Answers by route and status.", "route", "status")
+        self.callbacks = self._counter("darkroom_callbacks", "Provider callbacks by what became of them.", "outcome")
+        self.ignored = self._counter("darkroom_events_ignored", "Events that said nothing new.", "event")
+        self.redis_up = self._gauge("darkroom_redis_up", "1 if the figures of Redis are of now.")
+        self._jobs = self._gauge("darkroom_jobs", "Jobs on record by status.", "status")
+        self._slots = self._gauge("darkroom_slots_in_use", "Provider tasks that may be outstanding.")
+        self._cap = self._gauge("darkroom_slots_cap", "FLUX_MAX_IN_FLIGHT; 0 = no cap.")
+        self._working_cap = self._gauge(
+            "darkroom_slots_working_cap", "The cap in force, less than the set one after 429s."
+        )
+        self._due = self._gauge("darkroom_due", "Entries of the due set.")
+        self._oldest_due = self._gauge("darkroom_oldest_due_age_seconds", "How late the oldest due work is.")
+        self._gate = self._gauge("darkroom_gate_closed", "1 while submissions pause for this reason.", "reason")
+
+    def show(self, figures: Figures, cap: int) -> None:
+        """Take over what the store says."""
+        for status in Status:
+            self._jobs.labels(status.value).set(figures.counts.get(status, 0))
+        self._slots.set(figures.slots)
+        self._cap.set(cap)
+        self._working_cap.set(float(figures.gate.get("cap:") or cap))
+        self._due.set(figures.due)
+        self._oldest_due.set(figures.oldest_due_s)
+        for reason in GATE_REASONS:
+            self._gate.labels(reason).set(figures.gate.get("reason") == reason)
+
+    def text(self) -> bytes:
+        return generate_latest(self._registry)
+
+    def _counter(self, name: str, about: str, *labels: str) -> Counter:
+        return Counter(name, about, labels, registry=self._registry)
+
+    def _gauge(self, name: str, about: str, *labels: str) -> Gauge:
+        return Gauge(name, about, labels, registry=self._registry)
