@@ -331,6 +331,9 @@ class StoreFailed(Event):
 
     name: ClassVar[str] = "store_failed"
 
+    def applies(self, job: Job) -> bool:
+        return not job.sidecar and (job.ended or job.sealed)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refreshed(Event):
@@ -395,7 +398,7 @@ class StillOpen(Event):
     name: ClassVar[str] = "still_open"
 
     def applies(self, job: Job) -> bool:
-        return bool(job.open)
+        return bool(job.open) and job.sidecar
 
 
 def adopt(job: Job, attempt: int, provider_id: str, cost: float | None) -> Patch:

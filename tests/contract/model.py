@@ -1,6 +1,7 @@
 """A plain model of the store: what `store.lua` must do, said once more in dicts and lists, for the state machine."""
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from service.domain.events import NOW
 from service.domain.job import Job, Priority, Queue, Status
@@ -45,7 +46,7 @@ class Model:
             if self.owners.get(change.provider_id, job.id) != job.id:
                 return "taken", []
             self.owners[change.provider_id] = job.id
-        patch = {name: 1 if value is NOW else value for name, value in change.patch.items()}
+        patch: dict[str, Any] = {name: 1 if value is NOW else value for name, value in change.patch.items()}
         self.jobs[job.id] = replace(job, status=change.to, version=job.version + 1, reason=change.event, **patch)
         self._hold(job.id, holds=change.holds_slot)
         if change.to is not Status.QUEUED:

@@ -1,0 +1,322 @@
+"""The store on a real Valkey: what each guarded write promises, one sentence each."""
+
+from typing import Any
+
+import pytest
+
+from service.domain import events as e
+from service.domain.job import Job, Priority, Queue, Status
+from service.domain.lifecycle import decide
+from service.storage import record
+from service.storage.connection import AsyncRedis
+from service.storage.store import Idempotency, Limits, Outcome, Store, Unconfirmed
+
+pytestmark = pytest.mark.anyio
+
+HOUR_S = 3600.0
+
+
+@pytest.fixture
+def store(connection: AsyncRedis) -> Store:
+    return Store(connection, Limits(max_in_flight=2, caps={"flux-kontext-max": 1}), actor="test")
+
+
+def order(number: int, **more: object) -> Job:
+    return Job(**{"id": f"job_{number:03}", "caller": "alice", "model": "flux-dev", "request": {"prompt": "a"}} | more)  # type: ignore[arg-type]
+
+
+async def happens(store: Store, job_id: str, *events: e.Event) -> Job:
+    for number, event in enumerate(events):
+        job = await store.get(job_id)
+        assert job is not None
+        change = decide(job, event)
+        assert change is not None, event
+        written = await store.apply(change, f"{job_id}{job.version:06}{number:03}")
+        assert written.outcome is Outcome.APPLIED
+    job = await store.get(job_id)
+    assert job is not None
+    return job
+
+
+async def submitted(store: Store, number: int) -> Job:
+    await store.create(order(number))
+    accepted = e.TaskAccepted(attempt=1, provider_id=f"task-{number}", delay_s=HOUR_S)
+    return await happens(store, f"job_{number:03}", e.Intended(attempt=1, delay_s=HOUR_S), accepted)
+
+
+async def admitted(store: Store) -> list[str]:
+    return [bell.id for bell in await store.ripen({"submit": 100}, again_s=0)]
+
+
+async def test_a_job_without_a_slot_waits_until_one_comes_free(store: Store) -> None:
+    for number in range(3):
+        await store.create(order(number))
+    assert (await store.claim(Queue.SUBMIT, "job_002", HOUR_S))[0] is None
+    job = await store.get("job_000")
+    assert job is not None
+    change = decide(job, e.CancelAsked())
+    assert change is not None
+    written = await store.apply(change, "cancel000001")
+    assert [bell.id for bell in written.bells if bell.queue == Queue.SUBMIT] == ["job_002"]
+
+
+async def test_a_caller_with_many_jobs_does_not_delay_one_with_one(connection: AsyncRedis) -> None:
+    store = Store(connection, Limits(max_in_flight=1))
+    for number in range(50):
+        await store.create(order(number))
+    await store.create(order(100, caller="bob"))
+    await happens(store, "job_000", e.CancelAsked())
+    await happens(store, "job_001", e.CancelAsked())
+    assert (await store.claim(Queue.SUBMIT, "job_100", HOUR_S))[0] is not None, "bob is next or next but one"
+
+
+async def test_high_priority_goes_four_times_as_often_as_normal_and_sixteen_times_as_low(
+    connection: AsyncRedis,
+) -> None:
+    store = Store(connection, Limits(max_in_flight=1))
+    await store.create(order(999))
+    for number in range(300):
+        priority = [Priority.LOW, Priority.NORMAL, Priority.HIGH][number % 3]
+        await store.create(order(number, priority=priority))
+    served = []
+    holder = "job_999"
+    for _ in range(42):
+        change = decide(await _get(store, holder), e.CancelAsked())
+        assert change is not None
+        written = await store.apply(change, f"cancel{holder}")
+        holder = next(bell.id for bell in written.bells if bell.queue == Queue.SUBMIT)
+        served.append(int(holder[4:]) % 3)
+    assert [served.count(kind) for kind in (2, 1, 0)] == [32, 8, 2]
+
+
+async def _get(store: Store, job_id: str) -> Job:
+    job = await store.get(job_id)
+    assert job is not None
+    return job
+
+
+async def test_the_last_slots_are_kept_for_high_priority(connection: AsyncRedis) -> None:
+    store = Store(connection, Limits(max_in_flight=16))
+    for number in range(20):
+        await store.create(order(number))
+    assert (await store.figures()).slots == 14
+    written = await store.create(order(50, priority=Priority.HIGH))
+    assert [bell.id for bell in written.bells] == ["job_050"]
+
+
+async def test_a_model_with_a_smaller_cap_keeps_it_and_does_not_block_others(connection: AsyncRedis) -> None:
+    store = Store(connection, Limits(max_in_flight=4, caps={"flux-kontext-max": 1}))
+    for number in range(3):
+        await store.create(order(number, model="flux-kontext-max"))
+    written = await store.create(order(3))
+    assert [bell.id for bell in written.bells] == ["job_003"]
+    assert (await store.figures()).slots == 2
+
+
+async def test_no_cap_means_no_waiting(connection: AsyncRedis) -> None:
+    store = Store(connection, Limits(max_in_flight=0))
+    for number in range(50):
+        assert (await store.create(order(number))).bells
+
+
+async def test_a_429_shrinks_the_cap_and_success_grows_it_back(connection: AsyncRedis) -> None:
+    store = Store(connection, Limits(max_in_flight=8))
+    for number in range(30):
+        await store.create(order(number, priority=Priority.HIGH))
+    await happens(store, "job_000", e.Intended(attempt=1, delay_s=HOUR_S), e.Throttled(attempt=1, delay_s=0.0))
+    assert float((await store.figures()).gate["cap:"]) == 6
+    for number in range(1, 8):
+        await happens(store, f"job_{number:03}", e.Intended(attempt=1, delay_s=HOUR_S))
+        ready = e.Ready(attempt=1, provider_id=f"task-{number}", url="https://x/y")
+        accepted = e.TaskAccepted(attempt=1, provider_id=f"task-{number}", delay_s=HOUR_S)
+        await happens(store, f"job_{number:03}", accepted, ready)
+    assert 7 < float((await store.figures()).gate["cap:"]) < 8
+
+
+async def test_a_wrong_key_pauses_submissions_and_lets_one_through_as_a_probe(store: Store) -> None:
+    for number in range(5):
+        await store.create(order(number))
+    held = await happens(store, "job_000", e.Intended(attempt=1, delay_s=HOUR_S), e.Held(attempt=1, detail="402"))
+    assert (held.status, held.refusals) == (Status.QUEUED, 0)
+    figures = await store.figures()
+    assert (figures.gate["reason"], figures.slots) == ("held", 1), "its slot is back, and nobody took it"
+    accepted = e.TaskAccepted(attempt=1, provider_id="task-1", delay_s=HOUR_S)
+    await happens(store, "job_001", e.Intended(attempt=1, delay_s=HOUR_S), accepted)
+    assert "reason" not in (await store.figures()).gate
+    assert (await store.figures()).slots == 2
+
+
+async def test_five_refusals_in_a_row_close_the_gate(store: Store) -> None:
+    await store.create(order(0))
+    for attempt in range(1, 6):
+        await happens(store, "job_000", e.Intended(attempt=attempt, delay_s=HOUR_S), e.Refused(attempt=attempt))
+    assert (await store.figures()).gate["reason"] == "refused"
+
+
+async def test_a_claim_is_a_lease(store: Store) -> None:
+    await store.create(order(0))
+    claim, _ = await store.claim(Queue.SUBMIT, "job_000", HOUR_S)
+    assert claim is not None
+    assert (await store.claim(Queue.SUBMIT, "job_000", HOUR_S))[0] is None
+    assert await store.renew("job_000", claim.lease_end, HOUR_S) is not None
+
+
+async def test_a_lease_that_ran_out_is_given_to_the_next(store: Store) -> None:
+    await store.create(order(0))
+    claim, _ = await store.claim(Queue.SUBMIT, "job_000", 0.0)
+    assert claim is not None
+    again, _ = await store.claim(Queue.SUBMIT, "job_000", HOUR_S)
+    assert again is not None
+    assert await store.renew("job_000", claim.lease_end, HOUR_S) is None
+
+
+async def test_a_bell_for_another_queue_claims_nothing(store: Store) -> None:
+    await store.create(order(0))
+    assert (await store.claim(Queue.COLLECT, "job_000", HOUR_S))[0] is None
+
+
+async def test_collect_takes_what_expires_first_whatever_the_bell_names(connection: AsyncRedis) -> None:
+    store = Store(connection, Limits(max_in_flight=0))
+    for number, expires_at in enumerate([3000, 1000, 2000]):
+        await submitted(store, number)
+        ready = e.Ready(attempt=1, provider_id=f"task-{number}", url="https://x/y", expires_at=expires_at)
+        await happens(store, f"job_{number:03}", ready)
+    claimed = [(await store.claim(Queue.COLLECT, "job_000", HOUR_S))[0] for _ in range(4)]
+    assert [claim and claim.job.id for claim in claimed] == ["job_001", "job_002", "job_000", None]
+
+
+async def test_the_sweep_names_what_is_due_once_until_it_is_time_to_ring_again(store: Store) -> None:
+    await store.create(order(0))
+    assert await admitted(store) == ["job_000"]
+    assert [bell.id for bell in await store.ripen({"submit": 9}, again_s=HOUR_S)] == []
+    await store.claim(Queue.SUBMIT, "job_000", HOUR_S)
+    assert await admitted(store) == [], "claimed"
+
+
+async def test_the_sweep_rings_no_more_than_there_is_room(connection: AsyncRedis) -> None:
+    store = Store(connection, Limits(max_in_flight=0))
+    for number in range(9):
+        await store.create(order(number))
+    assert len(await store.ripen({"submit": 4}, again_s=0)) == 4
+
+
+async def test_a_deadline_brings_a_waiting_job_forward(store: Store) -> None:
+    for number in range(2):
+        await store.create(order(number))
+    await store.create(order(2), deadline_s=0.0)
+    claim, _ = await store.claim(Queue.SUBMIT, "job_002", HOUR_S)
+    assert claim is not None
+    assert claim.job.deadline_at is not None
+    assert claim.job.deadline_at <= claim.now
+
+
+async def test_the_same_key_and_body_is_the_same_job(store: Store) -> None:
+    first = await store.create(order(0), idempotency=Idempotency("key", "body"))
+    again = await store.create(order(1), idempotency=Idempotency("key", "body"))
+    other = await store.create(order(2), idempotency=Idempotency("key", "other"))
+    assert (again.outcome, again.job_id) == (Outcome.REPLAYED, first.job_id)
+    assert other.outcome is Outcome.CONFLICT
+    assert await store.get("job_001") is None
+
+
+async def test_keys_belong_to_their_callers(store: Store) -> None:
+    await store.create(order(0), idempotency=Idempotency("key", "body"))
+    bobs = await store.create(order(1, caller="bob"), idempotency=Idempotency("key", "body"))
+    assert bobs.outcome is Outcome.CREATED
+
+
+async def test_a_full_backlog_takes_no_more(connection: AsyncRedis) -> None:
+    store = Store(connection, Limits(max_in_flight=1, backlog_max=2))
+    outcomes = [(await store.create(order(number))).outcome for number in range(3)]
+    assert outcomes == [Outcome.CREATED, Outcome.CREATED, Outcome.FULL]
+
+
+async def test_a_create_that_is_sent_twice_creates_one(store: Store) -> None:
+    await store.create(order(0))
+    assert (await store.create(order(0))).outcome is Outcome.ALREADY
+
+
+async def test_a_provider_task_belongs_to_one_job(store: Store) -> None:
+    await submitted(store, 0)
+    await store.create(order(1))
+    job = await happens(store, "job_001", e.Intended(attempt=1, delay_s=HOUR_S))
+    change = decide(job, e.TaskAccepted(attempt=1, provider_id="task-0", delay_s=HOUR_S))
+    assert change is not None
+    assert (await store.apply(change, "thief0000001")).outcome is Outcome.TAKEN
+    assert await store.get("job_001") == job
+
+
+async def test_a_retry_takes_over_the_task_and_the_slot(store: Store) -> None:
+    old = await submitted(store, 0)
+    old = await happens(store, old.id, e.CancelAsked())
+    more = {"status": Status.GENERATING, "retry_of": old.id, "attempt": 1, "open": (1,), "tasks": old.tasks}
+    written = await store.create(order(1, **more), takes_over=old)
+    assert written.outcome is Outcome.CREATED
+    assert [bell.queue for bell in written.bells] == [Queue.COLLECT]
+    again = await store.create(order(2, **more), takes_over=old)
+    assert (again.outcome, again.job_id) == (Outcome.RETRIED, "job_001")
+    found = await _get(store, old.id)
+    assert (found.retried_by, found.open) == ("job_001", ())
+    assert (await store.figures()).slots == 1
+
+
+async def test_a_record_leaves_after_its_retention_with_all_that_points_at_it(connection: AsyncRedis) -> None:
+    store = Store(connection, Limits(retention_s=0))
+    job = await submitted(store, 0)
+    await happens(store, job.id, e.Moderated(attempt=1), e.SidecarWritten())
+    assert await store.expire() == 1
+    assert await store.get(job.id) is None
+    left = {key.decode() for key in await connection.keys("dr1:*")}
+    assert left == {"dr1:clock", "dr1:events", "dr1:tags"}
+
+
+async def test_a_deleted_job_leaves_a_tombstone_and_objects_to_erase(store: Store) -> None:
+    job = await submitted(store, 0)
+    job = await happens(store, job.id, e.Moderated(attempt=1), e.SidecarWritten())
+    assert await store.bury(job, busy_s=60) is Outcome.BURIED
+    assert await store.get(job.id) is None
+    assert await store.buried_by(job.id) == "alice"
+    assert [(bell.queue, bell.id) for bell in await store.ripen({"erase": 9}, again_s=0)] == [("erase", job.id)]
+
+
+async def test_scripts_that_redis_forgot_are_sent_again(store: Store, connection: AsyncRedis) -> None:
+    await store.create(order(0))
+    await connection.script_flush()
+    assert (await store.create(order(1))).outcome is Outcome.CREATED
+
+
+async def test_without_replicas_to_confirm_a_create_is_refused_but_known(connection: AsyncRedis) -> None:
+    store = Store(connection, Limits(replicas=1, replicas_timeout_s=0.05))
+    with pytest.raises(Unconfirmed):
+        await store.create(order(0))
+    assert await store.get("job_000") is not None
+
+
+async def test_every_flipped_byte_of_a_record_is_noticed(store: Store, connection: AsyncRedis) -> None:
+    job = await submitted(store, 0)
+    flat: Any = await connection.hgetall("dr1:job:job_000")
+    for name, value in flat.items():
+        if name in {b"sum", b"schema"} or not value:
+            continue
+        flipped = bytes([value[0] ^ 1]) + value[1:]
+        await connection.hset("dr1:job:job_000", name, flipped)
+        with pytest.raises(record.CorruptRecord):
+            await store.get(job.id)
+        await connection.hset("dr1:job:job_000", name, value)
+    assert await store.get(job.id) == job
+
+
+async def test_events_are_told_in_order_with_who_and_why(store: Store) -> None:
+    job = await submitted(store, 0)
+    told = [(entry.data["status"], entry.data["reason"], entry.data["by"]) for entry in await store.log(job.id)]
+    expected = [("queued", "created"), ("submitting", "intended"), ("generating", "accepted")]
+    assert told == [(*each, "test") for each in expected]
+    assert [entry.eid for entry in await store.events("0-0")] == [entry.eid for entry in await store.log(job.id)]
+
+
+async def test_pages_are_newest_first_and_know_their_caller(store: Store) -> None:
+    for number in range(5):
+        await store.create(order(number, caller="alice" if number % 2 else "bob"))
+    assert [job.id for job in await store.page(caller="bob", limit=2)] == ["job_004", "job_002"]
+    assert [job.id for job in await store.page(caller="bob", limit=2, before="job_002")] == ["job_000"]
+    assert [job.id for job in await store.page(caller=None)] == [f"job_{n:03}" for n in (4, 3, 2, 1, 0)]
