@@ -1,0 +1,43 @@
+# `make` prints what there is. Needed: make and Python 3.11 or later with venv (another one: make PYTHON=python3.13 …).
+PYTHON ?= python3
+BIN := .venv/bin
+COMPOSE := deploy/docker/compose.yaml
+COMPILE := $(BIN)/uv pip compile --generate-hashes --universal --no-emit-index-url --no-header --python-version 3.11 --quiet
+export UV_PYTHON_DOWNLOADS := never
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check sim bench soak lock
+
+help: ## print this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+
+setup: ## make .venv from requirements.lock; at once if it is up to date
+	@sh deploy/local/setup.sh $(PYTHON)
+
+run: setup ## start the whole system on this machine; Ctrl-C stops it; data stay in .local/
+	@$(BIN)/python -m deploy.local.run
+
+test: check ## everything but the long proofs: check, then the tests
+	$(BIN)/pytest -n 2 --dist loadfile -m "not processes and not soak"
+	$(BIN)/pytest -n 0 -m "processes and not soak"
+
+check: setup ## format, lint, types, Dockerfile, compose file
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/hadolint deploy/docker/Dockerfile
+	$(BIN)/docker-compose -f $(COMPOSE) config --quiet
+
+sim: setup ## one simulated run again: make sim SEED=7 (not there yet)
+	@echo "make sim: the simulation is not written yet; nothing was run" >&2; exit 2
+
+bench: setup ## the measurements of tests/bench, printed
+	@set -e; for script in tests/bench/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+soak: setup ## the long proofs: hours
+	$(BIN)/pytest -n 0 -m soak --timeout 0
+
+lock: setup ## pin what pyproject.toml allows, with hashes, into the three lock files
+	$(COMPILE) pyproject.toml --extra local --extra dev -o requirements.lock
+	$(COMPILE) pyproject.toml --constraint requirements.lock -o deploy/docker/requirements.lock
+	echo uv | $(COMPILE) - --no-annotate -o deploy/local/installer.lock
