@@ -195,8 +195,7 @@ def _jpeg_segments(view: memoryview) -> Iterator[_Part]:
             return
         _require(kind in _JPEG_SEGMENTS)
         (length,) = _read(_JPEG_LENGTH, view, begin)
-        _require(length >= _JPEG_LENGTH.size)
-        at = begin + length
+        at = begin + length  # of 0 or 1 it leads back into the length itself, where no marker can be
         yield kind, begin + _JPEG_LENGTH.size, at
         if kind == _SOS:
             at = _jpeg_data_end(view, at)

@@ -250,7 +250,7 @@ def expires_at_ms(url: str) -> int | None:
     try:
         moment = datetime.fromisoformat(signed)
         return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
-    except (ValueError, OverflowError):  # the 31st of February; a time zone that leads out of the calendar
+    except ValueError:  # the 31st of February
         return None
 
 

@@ -148,6 +148,7 @@ VERDICTS = [
     ("https://bfl.ai.evil.com/a", "host_not_listed"),
     ("https://delivery.bfl.ai.evil.com/a", "host_not_listed"),
     ("https://delivery.bfl.aix/a", "host_not_listed"),
+    ("https://cdnxexample:8443/a", "host_not_listed"),
     ("https://delivery-bfl.ai/a", "host_not_listed"),
     ("https://evil.com/delivery.bfl.ai", "host_not_listed"),
     ("https://evil.com?delivery.bfl.ai", "host_not_listed"),
@@ -338,6 +339,7 @@ def test_a_star_inside_a_name_stands_for_one_label() -> None:
     assert isinstance(check_url("https://delivery.eu.bfl.ai/a", hosts), Target)
     assert check_url("https://delivery.eu.west.bfl.ai/a", hosts) == Refusal("host_not_listed")
     assert check_url("https://delivery.bfl.ai/a", hosts) == Refusal("host_not_listed")
+    assert check_url("https://delivery.xn--dlivery-bya.bfl.ai/a", hosts) == Refusal("host_not_listed")
 
 
 @pytest.mark.parametrize(

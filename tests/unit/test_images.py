@@ -93,6 +93,22 @@ def jpeg_of_size(width: int, height: int) -> bytes:
     return whole[:at] + struct.pack(">HH", height, width) + whole[at + 4 :]
 
 
+def jpeg_of_components(count: int) -> bytes:
+    whole = encoded(noise(), "JPEG")
+    at = whole.index(b"\xff\xc0") + 9
+    return whole[:at] + bytes([count]) + whole[at + 1 :]
+
+
+def jpeg_without_data() -> bytes:
+    whole = encoded(noise(), "JPEG")
+    scan = whole.index(b"\xff\xda") + 2
+    return whole[: scan + int.from_bytes(whole[scan : scan + 2], "big")] + b"\xff\xd9"
+
+
+def jpeg_with(segment: bytes) -> bytes:
+    return b"\xff\xd8" + segment + encoded(noise(), "JPEG")[2:]
+
+
 def webp(*chunks: tuple[bytes, bytes]) -> bytes:
     body = b"".join(kind + struct.pack("<I", len(data)) + data + bytes(len(data) % 2) for kind, data in chunks)
     return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body
@@ -100,6 +116,10 @@ def webp(*chunks: tuple[bytes, bytes]) -> bytes:
 
 def lossless(width: int, height: int) -> tuple[bytes, bytes]:
     return b"VP8L", b"\x2f" + struct.pack("<I", (width - 1) | (height - 1) << 14) + b"\0\0"
+
+
+def lossy(tag: int = 0, start: bytes = b"\x9d\x01\x2a") -> tuple[bytes, bytes]:
+    return b"VP8 ", struct.pack("<I", tag)[:3] + start + struct.pack("<HH", 8, 8) + bytes(22)
 
 
 def canvas(width: int, height: int, flags: int = 0) -> tuple[bytes, bytes]:
@@ -161,8 +181,14 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "jpeg of two pictures": (lambda: frames("MPO"), "trailing_bytes"),
     "jpeg without frame": (lambda: b"\xff\xd8\xff\xda\0\x02data\xff\xd9", "bad_structure"),
     "jpeg, lossless": (lambda: encoded(noise(), "JPEG").replace(b"\xff\xc0", b"\xff\xc3"), "bad_structure"),
-    "jpeg without scan data": (
-        lambda: encoded(noise(), "JPEG").partition(b"\xff\xda")[0] + b"\xff\xd9",
+    "jpeg without scan": (lambda: encoded(noise(), "JPEG").partition(b"\xff\xda")[0] + b"\xff\xd9", "bad_structure"),
+    "jpeg without scan data": (jpeg_without_data, "bad_structure"),
+    "jpeg with a reserved segment": (lambda: jpeg_with(b"\xff\x02\0\x02"), "bad_structure"),
+    "jpeg with a segment of length 0": (lambda: jpeg_with(b"\xff\xfe\0\0"), "bad_structure"),
+    "jpeg with two frames": (lambda: jpeg_with(b"\xff\xc0\0\x0b\x08\0\x08\0\x08\x01\x01\x11\0"), "bad_structure"),
+    "jpeg with a frame too short": (lambda: jpeg_of_components(4), "bad_structure"),
+    "jpeg of 12 bits": (
+        lambda: encoded(noise(), "JPEG").replace(b"\xff\xc0\0\x11\x08", b"\xff\xc1\0\x11\x0c"),
         "bad_structure",
     ),
     "jpeg of a million comments": (lambda: b"\xff\xd8" + b"\xff\xfe\0\x02" * 1_000_000, "too_many_parts"),
@@ -173,12 +199,15 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "webp that says less": (lambda: webp(lossless(8, 8)) + b"PK", "trailing_bytes"),
     "webp that says more": (lambda: webp(lossless(8, 8))[:-1], "truncated"),
     "webp, animated": (lambda: frames("WEBP"), "animated"),
+    "webp with the flag of animation alone": (lambda: webp(canvas(8, 8, 2), lossless(8, 8)), "animated"),
     "webp with frames, flag unset": (lambda: webp(canvas(8, 8), (b"ANMF", b""), lossless(8, 8)), "animated"),
     "webp of two pictures": (lambda: webp(canvas(8, 8), lossless(8, 8), lossless(8, 8)), "bad_structure"),
     "webp of another size than its canvas": (lambda: webp(canvas(9, 8), lossless(8, 8)), "bad_structure"),
     "webp without picture": (lambda: webp((b"EXIF", b"<script>")), "bad_structure"),
     "webp and a chunk of script": (lambda: webp(lossless(8, 8), (b"EVIL", b"<script>")), "bad_structure"),
-    "webp without start code": (lambda: webp((b"VP8 ", bytes(32))), "bad_structure"),
+    "webp without start code": (lambda: webp(lossy(start=b"\0\0\0")), "bad_structure"),
+    "webp of an inner frame": (lambda: webp(lossy(tag=1)), "bad_structure"),
+    "webp with less than its first partition": (lambda: webp(lossy(tag=100 << 5)), "bad_structure"),
     "webp of 268 MP": (lambda: webp(lossless(16_384, 16_384)), "too_many_pixels"),
 }
 
