@@ -14,6 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from service.domain.addresses import HostList
 from service.secret import Secret
+from service.storage import address
 
 T = TypeVar("T")
 Word = TypeVar("Word", bound=LiteralString)
@@ -146,17 +147,8 @@ def public_url(text: str) -> str:
 
 
 def redis_url(text: str) -> Secret:
-    """A Secret: the URL may hold a password. Sentinel URLs list several hosts, so each is checked by itself."""
-    scheme, _, rest = text.partition("://")
-    places, _, where = rest.rpartition("@")[2].partition("/")
-    if scheme in {"redis", "rediss"}:
-        good = _is_host(places) and bool(re.fullmatch(r"[0-9]*(\?.*)?", where))
-    elif scheme in {"sentinel", "sentinels"}:
-        good = all(map(_is_host, places.split(","))) and bool(re.fullmatch(r"[^/?]+(/[0-9]+)?(\?.*)?", where))
-    else:
-        good = scheme == "unix" and bool(where)
-    if not good:
-        raise ValueError("redis://, rediss:// or unix:// is wanted, or sentinel://host:port,host:port/service/db")
+    """A Secret: the URL may hold a password."""
+    address.parse(text)
     return Secret(text)
 
 
@@ -233,10 +225,6 @@ def _split(text: str) -> SplitResult | None:
     except ValueError:
         return None
     return parts if known and text.isprintable() and " " not in text else None
-
-
-def _is_host(place: str) -> bool:
-    return "," not in place and _split(f"tcp://{place}") is not None
 
 
 def _loopback(host: str) -> bool:
