@@ -1,6 +1,6 @@
 """What the provider says, as JSON values: to a submission, to a poll, in a refusal. Pure.
 
-Source: provider.md's tables, that is BFL's OpenAPI and what users of CometAPI have published.
+Source: BFL's OpenAPI description, CometAPI's manual, and what users of both have published.
 """
 
 from typing import Any
