@@ -1,0 +1,42 @@
+"""kill -9 of every part, once each, in the middle of the work."""
+
+import time
+
+import pytest
+
+from tests.integration.house import House
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(500)]
+
+JOBS = 100
+RECOVERY_S = 15.0
+
+
+def test_each_part_may_die_in_the_middle_of_a_hundred_jobs(fragile_house: House) -> None:
+    house, stack = fragile_house, fragile_house.stack
+    ids = house.post_many(JOBS, "killed")
+    done = 0
+    recoveries = {}
+    for name in ("workers-1", "http", "redis", "store", "workers-2"):
+        house.await_that(lambda floor=done: ended(house, ids) > floor, 60)  # type: ignore[misc]  # bound at once
+        before = stack.kill(name)
+        killed_at = time.monotonic()
+        stack.await_next(name, before)
+        done = ended(house, ids)
+        if done < JOBS:
+            house.await_that(lambda floor=done: ended(house, ids) > floor, 60)  # type: ignore[misc]  # bound at once
+        recoveries[name] = time.monotonic() - killed_at
+    jobs = house.await_ended(ids)
+    print("recovered after (s):", {name: round(took, 1) for name, took in recoveries.items()})
+    house.audit(jobs)
+    purchases = house.purchases(jobs)
+    for job in jobs:
+        extra = purchases[job["request"]["prompt"]] - 1
+        assert extra in (0, 1)
+        assert job["possible_duplicate"] or extra == 0
+    assert max(recoveries.values()) < RECOVERY_S
+    assert len(house.keys("images/")) == JOBS, "no image but the jobs' own"
+
+
+def ended(house: House, ids: list[str]) -> int:
+    return house.statuses(ids)["succeeded"]
