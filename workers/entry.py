@@ -23,8 +23,9 @@ class Verdict:
 
 def judge(raw: Mapping[bytes, bytes], listed: Collection[str]) -> Verdict:
     """Total: a verdict for every hash. A call is `[function, instance, arguments, keyword arguments]`."""
-    data = _inflate(raw.get(b"data", b""))
-    if data is None:
+    if not (packed := raw.get(b"data")):
+        return Verdict(wrong="it has no data")
+    if (data := _inflate(packed)) is None:
         return Verdict(wrong="its data is too large or cut")
     try:
         call = json.loads(data.decode())

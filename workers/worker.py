@@ -133,6 +133,7 @@ class AsyncWorker(BaseWorker):
         *,
         slots: int,
         grace_s: float = 20.0,
+        maintenance_s: int = MAINTENANCE_S,
         job_class: type[ListedJob] = ListedJob,
     ) -> None:
         super().__init__(
@@ -142,7 +143,7 @@ class AsyncWorker(BaseWorker):
             job_class=job_class,
             serializer=JSONSerializer,
             worker_ttl=WORKER_TTL_S,
-            maintenance_interval=MAINTENANCE_S,
+            maintenance_interval=maintenance_s,
             prepare_for_work=False,  # it would ask Redis at once, and Redis may be away
         )
         self.hostname, self.pid, self.ip_address = socket.gethostname(), os.getpid(), "unknown"
@@ -319,9 +320,7 @@ class AsyncWorker(BaseWorker):
             await pipe.execute()
 
     async def _clean(self) -> None:
-        due_s = 0
-        while not await self._patience.stops_within(due_s):
-            due_s = MAINTENANCE_S
+        while not await self._patience.stops_within(self.maintenance_interval):
             try:
                 await asyncio.to_thread(self.clean_registries)
             except Exception as error:  # noqa: BLE001 RQ reads what anyone may have written; it is tried again anyway

@@ -63,16 +63,16 @@ def _unix(parts: SplitResult) -> Address:
 
 
 def _hosts(parts: SplitResult) -> Address:
-    userinfo, hosts = _userinfo(parts)
     tls, watched = parts.scheme in TLS_SCHEMES, parts.scheme in SENTINEL_SCHEMES
+    options = _options(parts, TLS_OPTIONS if tls else ())
+    userinfo, hosts = _userinfo(parts)
     service, _, db = parts.path.strip("/").partition("/") if watched else ("", "", parts.path.strip("/"))
     if watched and not service:
         raise AddressError("must name the service that the sentinels watch: sentinel://host:26379/service/0")
     nodes = tuple(_node(host, SENTINEL_PORT if watched else REDIS_PORT) for host in hosts.split(","))
     if len(nodes) > 1 and not watched:
         raise AddressError("may name several hosts only if they are sentinels")
-    options = tuple(_options(parts, TLS_OPTIONS if tls else ()).items())
-    return Address(nodes, "", unquote(service), _db(db), tls, userinfo[0], userinfo[1], options)
+    return Address(nodes, "", unquote(service), _db(db), tls, userinfo[0], userinfo[1], tuple(options.items()))
 
 
 def _userinfo(parts: SplitResult) -> tuple[tuple[str | None, str | None], str]:

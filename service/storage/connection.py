@@ -46,11 +46,22 @@ def connect_sync(url: str, *, timeout_s: float, max_connections: int = MAX_CONNE
 
 
 class _AsyncSentinelPool(redis.asyncio.sentinel.SentinelConnectionPool, redis.asyncio.BlockingConnectionPool):
-    """redis-py's own pool behind sentinels raises at once when all its connections are in use."""
+    """redis-py's own raises at once when all its connections are in use, and leaves those to the sentinels open."""
+
+    async def disconnect(self, inuse_connections: bool = True) -> None:
+        await super().disconnect(inuse_connections)
+        if inuse_connections:
+            await self.sentinel_manager.aclose()
 
 
 class _SentinelPool(redis.sentinel.SentinelConnectionPool, redis.BlockingConnectionPool):
     """The same."""
+
+    def disconnect(self, inuse_connections: bool = True) -> None:
+        super().disconnect(inuse_connections)
+        if inuse_connections:
+            for sentinel in self.sentinel_manager.sentinels:
+                sentinel.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Tasks for the workers under test, and the job class that lists them."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from workers.worker import ListedJob, current_id
@@ -21,6 +22,13 @@ class Desk:
             while not condition():
                 self.changed.clear()
                 await self.changed.wait()
+
+
+@contextmanager
+def open_desk() -> Iterator[Desk]:
+    desks.append(Desk())
+    yield desks[-1]
+    desks.pop()
 
 
 desks: list[Desk] = []  # RQ calls by name; what it calls finds its desk here
@@ -56,8 +64,9 @@ async def answer(order: dict[str, str]) -> dict[str, str | None]:
 
 
 async def write(path: str) -> None:
-    await asyncio.sleep(0)
-    Path(path).write_text(current_id() or "")
+    await asyncio.to_thread(Path(path).write_text, current_id() or "")
+    if desks:
+        await note(path)
 
 
 class ChoreJob(ListedJob):

@@ -5,7 +5,7 @@ import logging
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 import pytest
 import rq
@@ -14,21 +14,21 @@ from rq.results import Result
 from rq.worker import BaseWorker
 
 from service.storage.connection import AsyncRedis, Redis, connect, connect_sync
-from tests.contract.chores import ChoreJob, Desk, desks
+from tests.contract.chores import ChoreJob, Desk, open_desk
 from tests.contract.valkey import Valkey
 from workers.worker import AsyncWorker
 
 pytestmark = pytest.mark.anyio
 
 END_S: Final = 20.0
+FAILURE_S: Final = 4  # less than the sockets' timeout
 Hire = Callable[..., AsyncWorker]
 
 
 @pytest.fixture
 def desk() -> Iterator[Desk]:
-    desks.append(Desk())
-    yield desks[-1]
-    desks.pop()
+    with open_desk() as desk:
+        yield desk
 
 
 @pytest.fixture
@@ -38,8 +38,8 @@ def queue(sync: Redis) -> rq.Queue:
 
 @pytest.fixture
 def hire(connection: AsyncRedis, sync: Redis) -> Hire:
-    def hire(slots: int = 10, grace_s: float = END_S) -> AsyncWorker:
-        return AsyncWorker("submit", connection, sync, slots=slots, grace_s=grace_s, job_class=ChoreJob)
+    def hire(slots: int = 10, **options: Any) -> AsyncWorker:
+        return AsyncWorker("submit", connection, sync, slots=slots, job_class=ChoreJob, **options)
 
     return hire
 
@@ -66,12 +66,25 @@ def leftovers(redis: Redis) -> list[bytes]:
     return sorted(key for key in redis.scan_iter() if not key.startswith(own))
 
 
-async def failed(queue: rq.Queue, count: int = 1) -> list[str]:
-    """The ids in the failed registry once it holds `count`: failures are booked in threads, which ring nothing."""
-    async with asyncio.timeout(END_S):
-        while len(ids := queue.failed_job_registry.get_job_ids()) < count:
-            await asyncio.sleep(0.01)
-    return ids
+async def failure(job: Job) -> str:
+    """What RQ keeps of the failure of `job`, once it has happened."""
+    result = await asyncio.to_thread(job.latest_result, FAILURE_S)
+    assert result
+    assert result.type is Result.Type.FAILED
+    assert job.failed_job_registry.get_job_ids() == [job.id]
+    return result.exc_string or ""
+
+
+class Ear(logging.Handler):
+    """Hears one text in the log of our workers."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self._text, self.heard = text, asyncio.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._text in record.getMessage():
+            self.heard.set()
 
 
 async def test_bells_run_in_order_and_leave_nothing(hire: Hire, queue: rq.Queue, desk: Desk, sync: Redis) -> None:
@@ -127,24 +140,18 @@ async def test_what_a_task_raises_is_its_own_failure_and_quotes_nothing(
 ) -> None:
     job = ring(queue, chore, "canary")
     async with working(hire()):
-        assert await failed(queue) == [job.id]
+        kept_text = await failure(job)
         ring(queue, "note", "after")
         await desk.until(lambda: desk.noted == ["after"])
-    result = job.latest_result()
-    assert result
-    assert result.type is Result.Type.FAILED
-    assert re.search(kept, (result.exc_string or "").strip())
+    assert re.search(kept, kept_text.strip())
     assert f"({job.id}) failed" in caplog.text
-    assert "canary" not in caplog.text + (result.exc_string or "")
+    assert "canary" not in caplog.text + kept_text
 
 
 async def test_a_task_over_its_time_fails(hire: Hire, queue: rq.Queue, desk: Desk) -> None:
     job = ring(queue, "hold", "for ever", timeout_s=1)
     async with working(hire()):
-        assert await failed(queue) == [job.id]
-    result = job.latest_result()
-    assert result
-    assert "TimeoutError" in (result.exc_string or "")
+        assert "TimeoutError" in await failure(job)
 
 
 async def test_rq_info_sees_the_worker_and_what_it_does(hire: Hire, queue: rq.Queue, desk: Desk, sync: Redis) -> None:
@@ -191,15 +198,19 @@ async def test_fifty_warm_stops_orphan_no_bell(hire: Hire, queue: rq.Queue, desk
             ring(queue, "note", str(rung))
             rung += 1
         async with working(hire(slots=1 + stop % 7)):
-            await desk.until(lambda enough=len(desk.noted) + stop % 30: len(desk.noted) > enough)  # type: ignore[misc]
+            enough = len(desk.noted) + stop % 30
+            await desk.until(lambda: len(desk.noted) > enough)  # noqa: B023 awaited here
     assert len(desk.noted) == len(set(desk.noted))
     assert len(desk.noted) + queue.count == rung
     assert sync.llen(queue.intermediate_queue_key) == 0
     assert queue.started_job_registry.get_job_ids() == queue.failed_job_registry.get_job_ids() == []
 
 
-async def test_redis_may_go_away_and_come_back(own_valkey: Valkey, desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING, "workers")
+async def test_redis_may_go_away_and_come_back(
+    own_valkey: Valkey, desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    away = Ear("Redis is away")
+    logging.getLogger("workers").addHandler(away)
     connection, sync = connect(own_valkey.url, timeout_s=5), connect_sync(own_valkey.url, timeout_s=5)
     queue = rq.Queue("submit", connection=sync, serializer="json", job_class=ChoreJob)
     worker = AsyncWorker("submit", connection, sync, slots=5, job_class=ChoreJob)
@@ -209,19 +220,14 @@ async def test_redis_may_go_away_and_come_back(own_valkey: Valkey, desk: Desk, c
         own_valkey.kill()
         desk.gate.set()
         await desk.until(lambda: desk.noted == ["before"])  # a running task goes on
-        await until_logged(caplog, "Redis is away")
+        await away.heard.wait()
         own_valkey.start()
         ring(queue, "note", "after")
         await desk.until(lambda: desk.noted == ["before", "after"])
+    logging.getLogger("workers").removeHandler(away)
     assert caplog.text.count("Redis is away") == caplog.text.count("Redis is back") == 1
     await connection.aclose()
     sync.close()
-
-
-async def until_logged(caplog: pytest.LogCaptureFixture, text: str) -> None:
-    async with asyncio.timeout(END_S):
-        while text not in caplog.text:
-            await asyncio.sleep(0.01)
 
 
 async def test_a_worker_that_starts_without_redis_waits_for_it(own_valkey: Valkey, desk: Desk) -> None:
@@ -254,6 +260,6 @@ async def test_entries_left_by_a_killed_worker_are_failed_by_maintenance(
     job = ring(queue, "note", "lost")
     sync.lmove(queue.key, queue.intermediate_queue_key, "LEFT", "RIGHT")
     sync.set(queue.intermediate_queue.get_first_seen_key(job.id), 0)
-    async with working(hire()):
-        assert await failed(queue) == [job.id]
+    async with working(hire(maintenance_s=1)):
+        assert "stuck in intermediate queue" in await failure(job)
     assert sync.llen(queue.intermediate_queue_key) == 0
