@@ -32,7 +32,8 @@ sim: setup ## one simulated run again: make sim SEED=7 (not there yet)
 	@echo "make sim: the simulation is not written yet; nothing was run" >&2; exit 2
 
 bench: setup ## the measurements of tests/bench, printed
-	@set -e; for script in tests/bench/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+	@test -n "$(wildcard tests/bench/*.py)" || { echo "make bench: no measurement is written yet" >&2; exit 2; }
+	@set -e; for script in $(wildcard tests/bench/*.py); do echo "== $$script"; $(BIN)/python "$$script"; done
 
 soak: setup ## the long proofs: hours
 	$(BIN)/pytest -n 0 -m soak --timeout 0
