@@ -51,7 +51,7 @@ def chosen(environ: Mapping[str, str], dotenv: Path) -> dict[str, str]:
     found, mistakes = texts(rows(), environ, dotenv)
     if mistakes:
         raise BadSettings(mistakes)
-    return {name: text for name, text in found.items() if name in _names()}
+    return {name: text for name, text in found.items() if name in setting_names()}
 
 
 def generated(file: Path) -> dict[str, str]:
@@ -68,7 +68,7 @@ def compose(
     `overrides` win over the embedded parts' addresses, these over the user's settings, and these over `made`.
     """
     inherited = {name: text for name, text in os.environ.items() if not name.startswith(FOREIGN)}
-    unset = dict.fromkeys(_names(), "")
+    unset = dict.fromkeys(setting_names(), "")
     wanted = {name: text for name, text in user.items() if not name.startswith(EMBEDDED)}
     mine = {name: text for name, text in made.items() if f"{name}_FILE" not in wanted and name != "FLUX_API_KEY"}
     told = mine | wanted | _embedded(at, folder)
@@ -116,7 +116,7 @@ def _python() -> dict[str, str]:
     return {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 
-def _names() -> set[str]:
+def setting_names() -> set[str]:
     return {name for row in rows() for name in (row.name, *([f"{row.name}_FILE"] if row.secret else []))}
 
 
