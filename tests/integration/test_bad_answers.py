@@ -34,7 +34,9 @@ def test_a_bad_result_ends_the_job_with_its_code(house: House, mark: str, code: 
     assert job["status"] == "failed"
     assert (job["error"]["code"], job["error"]["retryable"]) == (code, retryable)
     assert job["image"] is None
-    assert json.loads(house.bytes(layout.sidecar_key(job["id"]))) == job
+    sidecar = layout.sidecar_key(job["id"])
+    house.await_that(lambda: house.keys(sidecar) == {sidecar}, 60)  # the record decides first, the sidecar follows
+    assert json.loads(house.bytes(sidecar)) == job
     assert not any(house.keys(key) for key in layout.image_keys(job["id"]))
 
 
