@@ -6,8 +6,8 @@ from service.storage.objects import BucketConfig
 from service.storage.store import Limits
 
 
-def limits(settings: Settings) -> Limits:
-    """The store's bounds, the same in every process."""
+def limits(settings: Settings, *, replicas_timeout_s: float = 1.0) -> Limits:
+    """The store's bounds, the same in every process; how long it waits for replicas is each one's own."""
     caps = {model: cap for model in catalogue.MODELS if (cap := catalogue.cap(model)) is not None}
     return Limits(
         max_in_flight=settings.flux_max_in_flight,
@@ -16,6 +16,7 @@ def limits(settings: Settings) -> Limits:
         events_max=settings.events_max,
         retention_s=settings.job_retention_days * 86_400,
         replicas=settings.redis_replicas_to_wait,
+        replicas_timeout_s=replicas_timeout_s,
     )
 
 

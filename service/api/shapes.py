@@ -1,0 +1,96 @@
+"""The JSON Schemas of what is answered."""
+
+from typing import Any, Final
+
+from service.domain.errors import ErrorCode
+from service.domain.job import FoundBy, Priority, Status
+
+Json = dict[str, Any]
+
+STATUSES: Final = tuple(status.value for status in Status)
+
+
+def _or_null(schema: Json) -> Json:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _object(properties: Json) -> Json:
+    """All of them are always there."""
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+_TEXT: Final[Json] = {"type": "string"}
+_WHOLE: Final[Json] = {"type": "integer"}
+_INSTANT: Final[Json] = {"type": "string", "format": "date-time", "description": "UTC, with milliseconds"}
+_TEXT_OR_NULL: Final = _or_null(_TEXT)
+_INSTANT_OR_NULL: Final = _or_null(_INSTANT)
+
+_IMAGE: Final = _object(
+    {
+        "bucket": _TEXT,
+        "key": _TEXT,
+        "sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+        "bytes": _WHOLE,
+        "width": _WHOLE,
+        "height": _WHOLE,
+        "content_type": {"enum": ["image/jpeg", "image/png", "image/webp"]},
+        "seed": _or_null(_WHOLE),
+    }
+)
+_ERROR: Final = _object(
+    {"code": {"enum": [code.value for code in ErrorCode]}, "message": _TEXT, "retryable": {"type": "boolean"}}
+)
+_JOB: Final = _object(
+    {
+        "id": _TEXT,
+        "status": {"enum": list(STATUSES)},
+        "model": _TEXT,
+        "request": {"type": "object", "description": "As accepted; of a base64 image its key, SHA-256 and size"},
+        "priority": {"enum": [priority.value for priority in Priority]},
+        "caller": _TEXT,
+        "batch_id": _TEXT_OR_NULL,
+        "custom_id": _TEXT_OR_NULL,
+        "metadata": {"type": "object"},
+        "callback_url": _TEXT_OR_NULL,
+        "retry_of": _TEXT_OR_NULL,
+        "created_at": _INSTANT,
+        "submitted_at": _INSTANT_OR_NULL,
+        "ready_at": _INSTANT_OR_NULL,
+        "finished_at": _INSTANT_OR_NULL,
+        "provider_id": _TEXT_OR_NULL,
+        "attempts": _WHOLE,
+        "possible_duplicate": {"type": "boolean"},
+        "found_by": _or_null({"enum": [found_by.value for found_by in FoundBy]}),
+        "cost": _or_null({"type": "number", "description": "In the provider's credits"}),
+        "image": _or_null(_IMAGE),
+        "error": _or_null(_ERROR),
+    }
+)
+_PROBLEM: Final[Json] = {
+    "type": "object",
+    "description": "RFC 9457",
+    "required": ["type", "title", "status", "detail", "code"],
+    "properties": {
+        "type": _TEXT,
+        "title": _TEXT,
+        "status": _WHOLE,
+        "detail": _TEXT,
+        "code": {"type": "string", "description": "Stable: branch on it"},
+        "request_id": _TEXT,
+        "job_id": _TEXT,
+        "errors": {
+            "type": "array",
+            "items": {"type": "object", "properties": {"pointer": _TEXT, "detail": _TEXT}},
+        },
+    },
+}
+_CHECK: Final[Json] = {"type": "object", "required": ["ok"], "properties": {"ok": {"type": "boolean"}, "detail": _TEXT}}
+
+SCHEMAS: Final[dict[str, Json]] = {
+    "Job": _JOB,
+    "JobPage": _object(
+        {"jobs": {"type": "array", "items": {"$ref": "#/components/schemas/Job"}}, "next_cursor": _TEXT_OR_NULL}
+    ),
+    "Problem": _PROBLEM,
+    "Readiness": _object({"status": _TEXT, "checks": {"type": "object", "additionalProperties": _CHECK}}),
+}
