@@ -6,12 +6,12 @@ name, counted and deleted, and is to RQ like one that was never there. It guards
     rq worker --job-class workers.worker.ListedJob --serializer json submit
 
 `AsyncWorker` serves one queue. It takes bells by a script that moves each from the queue to RQ's intermediate list and
-reads it in the same step, registers them as started in one transaction, runs each as a task, and commits what ended in
+reads it in the same step, registers them as started in one round trip, runs each as a task, and commits what ended in
 groups: a commit takes whatever ended while the last one was in flight. To wait it asks for BLMOVE from the queue onto
 itself, which takes nothing and so can be dropped at any time. RQ's own code does all else (executions, failures,
 results that are kept, registries, `rq info`), in a thread where it blocks.
 
-If it is killed: bells between the script and the transaction stay in the intermediate list, started ones in the started
+If it is killed: bells between script and registration stay in the intermediate list, started ones in the started
 registry. RQ's maintenance fails both within minutes; the sweep has long rung again. If Redis goes away: running tasks
 go on, all else waits and tries again; a write that is repeated after a lost answer shows in RQ's counters alone.
 
@@ -26,6 +26,7 @@ import os
 import socket
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
+from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Final, cast
@@ -212,15 +213,16 @@ class AsyncWorker(BaseWorker):
         return job
 
     async def _start(self, taken: list[tuple[bytes, Job | None]]) -> list[tuple[Job, Execution]]:
-        """Out of the intermediate list in one transaction: either registered as started, or deleted."""
+        """Registered as started, or deleted, and only then out of the intermediate list: never in neither."""
         started = []
-        async with self._redis.pipeline() as pipe:
+        async with self._redis.pipeline(transaction=False) as pipe:
             for id_, job in taken:
-                pipe.lrem(self.queue.intermediate_queue_key, 1, cast("str", id_))
                 if job is None:
                     pipe.delete(self.job_class.redis_job_namespace_prefix.encode() + id_)
                 else:
                     started.append((job, self._register(job, pipe)))
+                pipe.lrem(self.queue.intermediate_queue_key, 1, cast("str", id_))
+            self.set_state(WorkerStatus.BUSY, pipeline=cast("Any", pipe))
             await pipe.execute()
         self.executions.update((execution.id, execution) for _, execution in started)
         return started
@@ -229,8 +231,8 @@ class AsyncWorker(BaseWorker):
         """`pipe` is redis-py's asyncio one wherever RQ is handed it: it buffers commands as RQ's own does."""
         execution = Execution.create(job, task_s(job) + 60, pipeline=pipe, worker_name=self.name)
         job.prepare_for_execution(self.name, pipeline=pipe)
-        pipe.persist(job.key)
-        self.set_state(WorkerStatus.BUSY, pipeline=pipe)
+        if job.ttl:
+            pipe.persist(job.key)
         return execution
 
     async def _wait(self) -> None:
@@ -282,18 +284,18 @@ class AsyncWorker(BaseWorker):
         ended = self._ended.copy()
         if not ended:
             return
-        async with self._redis.pipeline() as pipe:
+        took = [job.ended_at - job.started_at for job, _ in ended if job.started_at and job.ended_at]
+        async with self._redis.pipeline(transaction=False) as pipe:
             for job, execution in ended:
                 self._close(job, execution, pipe)
+            pipe.hincrby(self.key, "successful_job_count", len(took))
+            self.increment_total_working_time(sum(took, timedelta()), cast("Any", pipe))
             self.set_state(self._status(), pipeline=cast("Any", pipe))
             await pipe.execute()
         del self._ended[: len(ended)]
 
     def _close(self, job: Job, execution: Execution, pipe: Any) -> None:
-        """What RQ does for a result_ttl of 0, whose own code for it reads Redis in between."""
-        if job.started_at and job.ended_at:
-            self.increment_successful_job_count(pipeline=pipe)
-            self.increment_total_working_time(job.ended_at - job.started_at, pipe)
+        """What RQ does for a result_ttl of 0; its own code for it reads Redis in between."""
         self.cleanup_execution(job, pipeline=pipe, execution=execution)
         results_key = Result.get_key(job.id)  # type: ignore[no-untyped-call]  # RQ leaves it untyped
         pipe.delete(job.key, job.dependents_key, job.dependencies_key, job.execution_registry.key, results_key)
