@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deploy.local.child import StartError
+from deploy.local.child import StartError, await_ready
 from deploy.local.leash import Leash
 from deploy.local.lock import Lock, Occupied
 
@@ -33,7 +33,11 @@ time.sleep(600)
 
 
 def child(leash: Leash, folder: Path) -> psutil.Process:
-    return psutil.Process(leash.spawn([sys.executable, "-c", SLEEP], folder / "child.log", os.environ).pid)
+    """One that is on the leash and has said so in its log."""
+    log = folder / f"{len(list(folder.iterdir()))}.log"
+    process = leash.spawn([sys.executable, "-c", f"print('up', flush=True); {SLEEP}"], log, os.environ)
+    await_ready(process, lambda: log.stat().st_size > 0, log, ENDS_S)
+    return psutil.Process(process.pid)
 
 
 def test_no_child_or_grandchild_outlives_a_killed_runner(tmp_path: Path) -> None:
