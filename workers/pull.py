@@ -84,7 +84,7 @@ class Puller:
     async def _keep(self, job: Job, lease: Lease, got: Download) -> None:
         seen = await asyncio.to_thread(images.inspect, got.path)
         if isinstance(seen, images.NotAnImage):
-            await self._broken(job, f"not one whole image: {seen.reason}")
+            await self._broken(job, lease, f"not one whole image: {seen.reason}")
             return
         key = layout.image_key(job.id, seen.extension)
         image = self._image(job, key, got.sha256, got.bytes, seen)
@@ -99,7 +99,7 @@ class Puller:
             )
             if isinstance(stored, Conflict):
                 detail = "an object that is not this job's lies under its key"
-                await self._desk.decide(job, events.Lost(code=ErrorCode.STORAGE_CONFLICT, detail=detail))
+                await self._lost(job, lease, ErrorCode.STORAGE_CONFLICT, detail)
                 return
             # An earlier step of ours put it, perhaps other bytes: what lies there is what is true.
             kept = image if stored.created else await self._adopted(job, key)
@@ -107,7 +107,7 @@ class Puller:
             await self._later(job, str(error))
             return
         if kept is None:
-            await self._broken(job, "the object that was put earlier is not one whole image")
+            await self._broken(job, lease, "the object that was put earlier is not one whole image")
             return
         await self._seal(job, lease, kept)
 
@@ -152,9 +152,9 @@ class Puller:
             case FailureKind.EXPIRED:
                 await self._ask_again(job, lease)
             case FailureKind.REFUSED | FailureKind.TOO_LARGE:
-                await self._lost(job, ErrorCode.RESULT_INVALID, f"the image was not pulled: {failure.detail}")
+                await self._lost(job, lease, ErrorCode.RESULT_INVALID, f"the image was not pulled: {failure.detail}")
             case FailureKind.TRUNCATED:
-                await self._broken(job, f"cut short: {failure.detail}")
+                await self._broken(job, lease, f"cut short: {failure.detail}")
             case FailureKind.UNAVAILABLE | FailureKind.LOCAL:
                 await self._later(job, failure.detail)
 
@@ -175,16 +175,20 @@ class Puller:
             case Ready(url=url) if url != job.result_url:
                 await self._desk.decide(job, events.Refreshed(url=url, expires_at=answer.expires_at or _in_ten(lease)))
             case Ready() | NotFound() | Moderated() | Failed():
-                await self._lost(job, ErrorCode.RESULT_EXPIRED, "the image's URL died and the provider gives no other")
+                await self._lost(
+                    job, lease, ErrorCode.RESULT_EXPIRED, "the image's URL died and the provider gives no other"
+                )
             case _ if gave_up:
-                await self._lost(job, ErrorCode.RESULT_EXPIRED, "the image's URL died and the provider does not answer")
+                await self._lost(
+                    job, lease, ErrorCode.RESULT_EXPIRED, "the image's URL died and the provider does not answer"
+                )
             case _:
                 await self._later(job, "the provider was asked for a fresh URL and did not answer")
 
-    async def _broken(self, job: Job, detail: str) -> None:
+    async def _broken(self, job: Job, lease: Lease, detail: str) -> None:
         """The bytes are no image: pulled again a few times, since a cut transfer looks the same."""
         if job.pulls + 1 >= retry.PULLS_MOST:
-            await self._lost(job, ErrorCode.RESULT_INVALID, detail)
+            await self._lost(job, lease, ErrorCode.RESULT_INVALID, detail)
             return
         delay_s = retry.PULL.wait_s(job.pulls, self._dice)
         await self._desk.decide(job, events.PullFailed(detail=detail, delay_s=delay_s))
@@ -194,8 +198,11 @@ class Puller:
         delay_s = retry.STORE.wait_s(2, self._dice)
         await self._desk.decide(job, events.PullFailed(detail=detail, delay_s=delay_s, counts=False))
 
-    async def _lost(self, job: Job, code: ErrorCode, detail: str) -> None:
-        await self._desk.decide(job, events.Lost(code=code, detail=detail))
+    async def _lost(self, job: Job, lease: Lease, code: ErrorCode, detail: str) -> None:
+        """Nothing can be kept. The lease is ours, so nobody else may still put: it is closed at once."""
+        lost = await self._desk.decide(job, events.Lost(code=code, detail=detail))
+        if lost is not None:
+            await self._closer.close(lost, lease)
 
 
 def _metadata(job: Job, sha256: str) -> dict[str, str]:
