@@ -351,7 +351,7 @@ async def test_nobody_listening_is_unavailable(tmp_path: Path) -> None:
 
 async def test_no_garbage_raises(tmp_path: Path) -> None:
     seed = random.randrange(2**32)
-    print(f"seed {seed}")  # noqa: T201 - shown when the test fails
+    print(f"seed {seed}")
     dice = random.Random(seed)
     whole = answer(chunked(IMAGE[:2000]), "Transfer-Encoding: chunked", "X: y") + answer(IMAGE[:99])
 
@@ -404,7 +404,7 @@ class Names:
 
 async def test_a_name_that_flips_to_loopback_is_never_dialled_there(tmp_path: Path) -> None:
     seed = random.randrange(2**32)
-    print(f"seed {seed}")  # noqa: T201 - shown when the test fails
+    print(f"seed {seed}")
     dice = random.Random(seed)
     flips = [dice.choice([[PUBLIC], ["127.0.0.1"], [PUBLIC, "127.0.0.1"], ["127.0.0.1", PUBLIC]]) for _ in range(1000)]
     names, recorder = Names(*flips), Recorder()

@@ -245,7 +245,7 @@ def test_everything_else_is_refused_for_its_own_reason(verdict: Verdict, name: s
 def test_an_image_cut_at_any_kib_or_at_random_is_refused(verdict: Verdict, name: str) -> None:
     content = WHOLE[name]()
     seed = random.randrange(2**32)
-    print(f"seed {seed}")  # noqa: T201 - shown when the test fails
+    print(f"seed {seed}")
     random_cuts = [random.Random(seed).randrange(len(content)) for _ in range(50)]
     cuts = [*range(0, len(content), KIB), *random_cuts, len(content) - 1, len(content) - 2]
     assert [cut for cut in cuts if isinstance(verdict(content[:cut]), Image)] == []
@@ -322,7 +322,7 @@ def test_any_bytes_have_a_verdict(verdict: Verdict, head: bytes, rest: bytes) ->
 def test_a_damaged_image_has_a_verdict(verdict: Verdict, name: str) -> None:
     content = WHOLE[name]()
     seed = random.randrange(2**32)
-    print(f"seed {seed}")  # noqa: T201 - shown when the test fails
+    print(f"seed {seed}")
     dice = random.Random(seed)
     for _ in range(100):
         damaged = bytearray(content)
