@@ -1,9 +1,10 @@
 """`python -m service`: the HTTP process.
 
 SIGTERM or Ctrl-C: no new connections, waiters answer and streams end at once, what runs gets CLOSE_WITHIN_S; exit 0.
-Settings that cannot be: a message on standard error, exit 2. The port is taken: exit 3.
+Settings (or a Redis, or a bucket) that cannot be: a message on standard error, exit 2. The port is taken: exit 3.
 """
 
+import asyncio
 import os
 import signal
 import socket
@@ -58,11 +59,12 @@ def configured(settings: Settings, web: Web) -> uvicorn.Config:
 def main() -> int:
     try:
         settings = load(os.environ, dotenv=Path(".env"), role="http")
+        logs.configure(settings.log_level)
+        web = build(settings, SystemClock())
+        asyncio.run(web.fitness.see_at_start())
     except BadSettings as mistakes:
         print(mistakes, file=sys.stderr)
         return 2
-    logs.configure(settings.log_level)
-    web = build(settings, SystemClock())
     serving = Server(configured(settings, web), web)
     # uvicorn raises the signal once more when it has closed; then it lands here, and the exit code stays 0.
     for number in (signal.SIGTERM, signal.SIGINT):

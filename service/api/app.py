@@ -37,6 +37,7 @@ from service.api.reader import BLOCK_S, Reader
 from service.api.waiting import Waiting
 from service.clock import Clock
 from service.metrics import Metrics
+from service.preflight import Fitness
 from service.settings import Settings
 from service.storage.bell import Bells
 from service.storage.bucket import Bucket
@@ -64,6 +65,7 @@ class Web:
     app: Starlette
     reader: Reader
     health: Health
+    fitness: Fitness
 
     def begin_closing(self) -> None:
         """Waiters answer and streams end at once; `/readyz` is red."""
@@ -81,6 +83,7 @@ class Parts:
     bucket: Bucket
     reader: Reader
     metrics: Metrics
+    fitness: Fitness
 
 
 def build(settings: Settings, clock: Clock, bucket: Bucket | None = None) -> Web:
@@ -93,7 +96,8 @@ def build(settings: Settings, clock: Clock, bucket: Bucket | None = None) -> Web
     bounds = limits(settings, replicas_timeout_s=REPLICAS_WITHIN_S)
     desk = Desk(Store(redis, bounds, actor=actor), Bells(redis, sync), clock)
     bucket = bucket or Bucket(bucket_config(settings))
-    parts = Parts(settings, clock, desk, bucket, Reader(Store(tail, bounds, actor=actor)), Metrics())
+    fitness = Fitness(settings, bucket if "api" in settings.serve else None)
+    parts = Parts(settings, clock, desk, bucket, Reader(Store(tail, bounds, actor=actor)), Metrics(), fitness)
     health = Health(_checks(parts), clock)
 
     @asynccontextmanager
@@ -114,7 +118,7 @@ def build(settings: Settings, clock: Clock, bucket: Bucket | None = None) -> Web
             sync.close()
             await bucket.close()
 
-    return Web(_app(parts, health, lifespan), parts.reader, health)
+    return Web(_app(parts, health, lifespan), parts.reader, health, fitness)
 
 
 def _app(parts: Parts, health: Health, lifespan: Any) -> Starlette:
@@ -192,7 +196,8 @@ def _checks(parts: Parts) -> dict[str, Check]:
 
 
 async def _configuration(parts: Parts) -> str | None:
-    """What was refused at start is not looked at again; what was waved through is said."""
+    """What passed at start is not looked at again; what could not be asked then is. What was waved through is said."""
+    await parts.fitness.see()
     return None if parts.settings.s3_conditional_writes else "S3_CONDITIONAL_WRITES=off: HEAD before PUT"
 
 

@@ -19,6 +19,7 @@ import redis.retry
 import redis.sentinel
 from redis.asyncio.client import Pipeline as AsyncPipeline
 from redis.exceptions import RedisError, ResponseError
+from redis.maint_notifications import MaintNotificationsConfig
 
 from service.storage.address import Address, parse
 
@@ -105,6 +106,8 @@ def _client(kit: _Kit, at: Address, timeout_s: float, max_connections: int) -> A
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
         "retry": kit.retry(redis.backoff.NoBackoff(), 0),
+        # With it on, as it is by default, the pool hands out connections that the server has closed (8.1).
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
         **dict(at.options),
     }
     credentials = {"username": at.username, "password": at.password}

@@ -25,6 +25,10 @@ SCRIPT: Final = f"local NAMES = {{{_NAMES}}}\n" + resources.files(__package__).j
 _SHA: Final = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
 
+# What else the script answers wrote nothing, so that there is nothing to confirm (`already`: the call before this did).
+_WRITTEN: Final = frozenset({"created", "applied", "already"})
+
+
 class Unconfirmed(RedisError):
     """Written, but fewer replicas than asked for have confirmed it."""
 
@@ -377,9 +381,10 @@ class Store:
             pipe.execute_command(*words)
             pipe.execute_command("WAIT", self.limits.replicas, int(self.limits.replicas_timeout_s * 1000))
             raw, confirmed = await pipe.execute()
-        if confirmed < self.limits.replicas:
+        reply: list[Any] = _decoded(raw)
+        if confirmed < self.limits.replicas and reply[0] in _WRITTEN:
             raise Unconfirmed(f"{confirmed} of {self.limits.replicas} replicas confirmed the write")
-        return _decoded(raw)  # type: ignore[no-any-return]  # the script answers lists
+        return reply
 
     def _key(self, kind: str, id_: str) -> str:
         return f"{self._prefix}{kind}:{id_}"

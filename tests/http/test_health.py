@@ -1,0 +1,128 @@
+"""Health, figures, what SERVE leaves out, and the process as its supervisor sees it."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from deploy.local.ports import free_port
+from tests.contract.valkey import Valkey
+from tests.serving import PEOPLE, Serving, person, serving
+
+pytest_plugins = ["tests.fixtures_web"]
+pytestmark = [pytest.mark.anyio, pytest.mark.processes]
+
+ROOT = Path(__file__).parents[2]
+WITHIN_S = 20.0
+ORDER = {"model": "flux-dev", "prompt": "a fox"}
+
+
+async def test_readyz_names_each_check(web: Serving) -> None:
+    async with httpx.AsyncClient(base_url=web.url, trust_env=False) as probe:
+        assert (await probe.get("/healthz")).status_code == 200
+        answer = await probe.get("/readyz")
+    assert answer.status_code == 503  # the bucket is nowhere
+    assert answer.json()["checks"] == {
+        "redis": {"ok": True},
+        "configuration": {"ok": True},
+        "bucket": {"ok": False, "detail": "BucketUnavailable"},
+    }
+
+
+async def test_a_process_for_callbacks_alone_serves_nothing_else(own_valkey: Valkey) -> None:
+    with serving(own_valkey.url, SERVE="webhooks", S3_CONDITIONAL_WRITES="off") as web:
+        async with person("alice", web.url) as alice:
+            for path in ("/v1/jobs", "/openapi.json", "/docs", "/metrics", "/"):
+                assert (await alice.get(path)).status_code == 404
+            ready = await alice.get("/readyz")
+            assert (ready.status_code, ready.json()["status"]) == (200, "ready")
+            assert ready.json()["checks"]["configuration"]["detail"].startswith("S3_CONDITIONAL_WRITES=off")
+            assert (await alice.post("/webhooks/flux/x/y")).status_code == 404
+            own_valkey.kill()
+            async with asyncio.timeout(WITHIN_S):
+                while (await alice.get("/readyz")).status_code == 200:
+                    pass
+            assert (await alice.get("/healthz")).status_code == 200
+
+
+async def test_metrics_tell_of_jobs_slots_and_answers_and_name_nobody(web: Serving, alice: httpx.AsyncClient) -> None:
+    job_id = (await alice.post("/v1/jobs", json=ORDER)).json()["id"]
+    await alice.get(f"/v1/jobs/{job_id}")
+    await alice.get("/nowhere")
+    await alice.post("/webhooks/flux/x/y", json={})
+    text = (await alice.get("/metrics")).text
+    for line in (
+        'darkroom_jobs{status="queued"} 1.0',
+        "darkroom_slots_in_use 1.0",
+        "darkroom_slots_cap 24.0",
+        'darkroom_gate_closed{reason="held"} 0.0',
+        'darkroom_http_requests_total{route="/v1/jobs",status="202"} 1.0',
+        'darkroom_http_requests_total{route="/v1/jobs/{job_id}",status="200"} 1.0',
+        'darkroom_http_requests_total{route="none",status="404"} 1.0',
+        'darkroom_callbacks_total{outcome="wrong_token"} 1.0',
+        "darkroom_redis_up 1.0",
+    ):
+        assert line in text.splitlines()
+    assert job_id not in text
+    assert "alice" not in text
+
+
+@contextmanager
+def process(**environ: str) -> Iterator["subprocess.Popen[str]"]:
+    bare = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
+    started = subprocess.Popen(
+        [sys.executable, "-m", "service"], cwd=ROOT, env=bare | environ, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        yield started
+    finally:
+        started.kill()
+        started.communicate(timeout=WITHIN_S)
+
+
+def test_bad_settings_are_told_at_once_with_exit_2() -> None:
+    with process(API_TOKENS="alice:short", PORT="99999999") as started:
+        _, said = started.communicate(timeout=WITHIN_S)
+        assert started.returncode == 2
+    for name in ("API_TOKENS", "PORT", "S3_BUCKET"):
+        assert name in said
+    assert "short" not in said.replace("too short", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_stop_answers_waiters_and_ends_with_0(redis_url: str, number: signal.Signals) -> None:
+    port = free_port()
+    environ = {
+        "PORT": str(port), "REDIS_URL": redis_url, "REDIS_CHECKS": "warn", "LOG_LEVEL": "error", "S3_BUCKET": "nowhere", "S3_ENDPOINT_URL": "http://127.0.0.1:9",
+        "API_TOKENS": f"alice:{PEOPLE['alice']}", "FLUX_API_KEY": "key-of-nobody",
+        "WEBHOOK_KEYS": "k1:" + "QUJD" * 10 + "QUI=",
+    }  # fmt: skip
+    with process(**environ) as started:
+        async with person("alice", f"http://127.0.0.1:{port}") as alice:
+            await listening(alice)
+            waiting = asyncio.create_task(alice.post("/v1/jobs", json=ORDER, headers={"Prefer": "wait=60"}))
+            async with asyncio.timeout(WITHIN_S):
+                while not (await alice.get("/v1/jobs")).json()["jobs"]:
+                    pass
+                started.send_signal(number)
+                assert (await waiting).status_code == 202
+        _, said = await asyncio.to_thread(started.communicate, timeout=WITHIN_S)
+    assert (started.returncode, said) == (0, "")
+
+
+async def listening(client: httpx.AsyncClient) -> None:
+    async with asyncio.timeout(WITHIN_S):
+        while True:
+            try:
+                await client.get("/healthz")
+            except httpx.ConnectError:
+                await asyncio.sleep(0.05)
+            else:
+                return
