@@ -199,7 +199,7 @@ class Settings:
     shutdown_grace_s: float = _row("20", p.seconds(0.1, 600), "How long running steps may end after SIGTERM.", unit="s")
 
 
-class BadSettings(ValueError):  # noqa: N818  named for what it is about
+class BadSettings(ValueError):
     """All mistakes at once, a line each, naming the line to change; never a secret's value."""
 
     def __init__(self, mistakes: Iterable[str]) -> None:

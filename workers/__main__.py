@@ -6,6 +6,7 @@ comes due again by itself; no attempt is burnt.
 
 import argparse
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -16,13 +17,20 @@ from typing import Final
 import uvloop
 
 from service import logs, settings
+from service.preflight import preflight
 from service.settings import BadSettings, Settings
+from service.storage.bucket import Bucket
+from service.storage.connection import RedisError
+from service.storage.objects import BucketError
 from workers import wiring
 from workers.sweep import Sweep
 from workers.worker import AsyncWorker
 
 ROLES: Final = ("submit", "collect", "sweep")
 EXIT_BAD_SETTINGS: Final = 2
+ASK_AGAIN_S: Final = 1.0
+
+log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,13 +45,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return EXIT_BAD_SETTINGS
     logs.configure(loaded.log_level)
-    uvloop.run(serve(loaded, frozenset(roles)))
+    try:
+        uvloop.run(serve(loaded, frozenset(roles)))
+    except BadSettings as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_BAD_SETTINGS
     return 0
 
 
 async def serve(loaded: Settings, roles: frozenset[str]) -> None:
-    """Until SIGTERM or SIGINT."""
+    """Until SIGTERM or SIGINT. Raises BadSettings where Redis or the bucket must not be used as it is."""
     async with wiring.opened(loaded) as house:
+        await fit(loaded, house.bucket)
         slots = {"submit": loaded.submit_slots, "collect": loaded.collect_slots}
         running: list[AsyncWorker | Sweep] = [
             AsyncWorker(queue, house.redis, house.sync, slots=count, grace_s=loaded.shutdown_grace_s)
@@ -58,6 +71,18 @@ async def serve(loaded: Settings, roles: frozenset[str]) -> None:
         async with asyncio.TaskGroup() as group:
             for each in running:
                 group.create_task(each.run())
+
+
+async def fit(loaded: Settings, bucket: Bucket) -> None:
+    """Return once Redis and the bucket have been seen to be fit for the work; while they are away, keep asking."""
+    while True:
+        try:
+            await preflight(loaded, bucket)
+        except (RedisError, BucketError) as error:
+            log.warning("not begun: %s", type(error).__name__)
+            await asyncio.sleep(ASK_AGAIN_S)
+        else:
+            return
 
 
 if __name__ == "__main__":

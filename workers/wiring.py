@@ -49,6 +49,7 @@ class House:
     redis: AsyncRedis
     sync: Redis
     desk: Desk
+    bucket: Bucket
     submitter: Submitter
     collector: Collector
     sweep: Sweep
@@ -119,6 +120,7 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> House:
         redis=redis,
         sync=sync,
         desk=desk,
+        bucket=bucket,
         submitter=Submitter(desk, flux, bucket, timing, CallbackKeys(settings.webhook_keys), clock, dice, buying),
         collector=Collector(desk, flux, timing, puller, closer, clock, looking),
         sweep=Sweep(desk, bells, bucket, closer, clock, sweeping),

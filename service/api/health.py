@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 from service.api.auth import promptly
 from service.clock import Clock
 from service.metrics import CONTENT_TYPE, Metrics
+from service.settings import BadSettings
 from service.storage.connection import RedisError
 from service.storage.objects import BucketError
 from service.storage.store import Store
@@ -53,6 +54,8 @@ async def _look(check: Check) -> dict[str, object]:
             remark = await check()
     except (RedisError, BucketError, TimeoutError) as error:
         return {"ok": False, "detail": type(error).__name__}
+    except BadSettings as error:
+        return {"ok": False, "detail": "; ".join(error.mistakes)}
     return {"ok": True, **({"detail": remark} if remark else {})}
 
 
