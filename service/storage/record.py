@@ -96,6 +96,8 @@ _READ: Final[Mapping[str, Callable[[str], Any]]] = {
 _OWN: Final = ("body", "group", "queue", "seen", "schema")
 NAMES: Final = (*_READ, *_OWN)
 
+_JSON: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, default=dict)
+
 
 def write(fields: Mapping[str, Any]) -> Iterable[str]:
     """Fields of a Job as the flat list `name, value, …` that the script takes."""
@@ -144,4 +146,4 @@ def checksum(flat: Mapping[str, str]) -> str:
 
 
 def compact(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, default=dict)
+    return _JSON.encode(value)

@@ -53,9 +53,9 @@ class Provider:
     async def say(self, payload: Any, *, attempt: int = 1, proof: str | None = "right", **headers: str) -> int:
         secret = KEYS.secret(self.job_id, attempt) if proof == "right" else proof
         body = payload | {"webhook_secret": secret} if isinstance(payload, dict) else payload
-        return await self.send(json.dumps(body).encode(), attempt=attempt, **headers)
+        return await self.send(json.dumps(body).encode(), attempt, **headers)
 
-    async def send(self, body: bytes, *, attempt: int = 1, **headers: str) -> int:
+    async def send(self, body: bytes, attempt: int = 1, **headers: str) -> int:
         path = KEYS.callback_url("", self.job_id, attempt)
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return (await self._http.post(path, content=body, headers=named)).status_code
@@ -94,8 +94,9 @@ async def test_the_proof_may_stand_in_a_header_or_in_a_signature(web: Serving, d
     job = await order(web, desk, INTENDED, ACCEPTED)
     secret = KEYS.secret(job.id, 1)
     mac = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+    shown = secret if kind == "x_webhook_secret" else f"sha256={mac}"
     async with Provider(web.url, job.id) as provider:
-        assert await provider.send(body, **{kind: secret if kind == "x_webhook_secret" else f"sha256={mac}"}) == 204
+        assert await provider.send(body, 1, **{kind: shown}) == 204
     assert (await now(desk, job)).status is Status.COLLECTING
 
 
@@ -261,7 +262,7 @@ async def test_while_redis_is_away_the_provider_is_asked_to_come_again(own_valke
         own_valkey.kill()
         async with Provider(web.url, "job_01JD0000000000000000000000") as provider:
             assert await provider.say(NEW) == 503
-            assert await provider.send(b"{}", attempt=2) == 503
+            assert await provider.send(b"{}", 2) == 503
 
 
 async def test_no_token_of_a_callback_reaches_redis(web: Serving, desk: Desk) -> None:
