@@ -3,7 +3,6 @@
 A part stands between `<!-- name -->` and `<!-- /name -->`.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -24,7 +23,7 @@ def table() -> str:
     for row in rows():
         unit = f" [{row.unit}]" if row.unit else ""
         secret = f" (or `{row.name}_FILE`)" if row.secret else ""
-        default = f"`{row.default}`" if row.default else "–"
+        default = f"`{row.default}`" if row.default else ""
         meaning = f"{row.doc}{unit}".replace("|", "\\|")
         lines.append(f"| `{row.name}`{secret} | {default} | {meaning} |")
     return "\n".join(lines)
@@ -32,9 +31,9 @@ def table() -> str:
 
 def rewritten(text: str) -> str:
     for name, part in parts().items():
-        text = re.sub(
-            rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", lambda m, part=part: f"{m[1]}{part}\n{m[2]}", text, flags=re.S
-        )
+        head, begin, rest = text.partition(f"<!-- {name} -->\n")
+        _, end, tail = rest.partition(f"<!-- /{name} -->")
+        text = f"{head}{begin}{part}\n{end}{tail}"
     return text
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TextIO
 
-from service.clock import rfc3339
+from service.domain.instants import rfc3339
 from service.domain.redaction import clean
 
 # Set by the HTTP side for the time of one request; a line logged meanwhile carries it.
@@ -40,6 +40,8 @@ def configure(level: str, stream: TextIO | None = None) -> None:
     for name in list(logging.root.manager.loggerDict):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
+        if name.partition(".")[0] in LOUD:
+            logging.getLogger(name).setLevel(logging.NOTSET)  # some set their own: rq.worker says INFO when imported
     for name in LOUD:
         logging.getLogger(name).setLevel(logging.WARNING)
     access = logging.getLogger("uvicorn.access")  # prints paths, and a callback's path is a secret

@@ -11,10 +11,12 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import uvloop
+from prometheus_client import Gauge, start_http_server
 
 from service import logs, settings
 from service.preflight import preflight
@@ -65,12 +67,27 @@ async def serve(loaded: Settings, roles: frozenset[str]) -> None:
         ]
         if "sweep" in roles:
             running.append(house.sweep)
+        show_metrics(loaded, [each for each in running if isinstance(each, AsyncWorker)])
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, lambda: [each.stop() for each in running])
         async with asyncio.TaskGroup() as group:
             for each in running:
                 group.create_task(each.run())
+
+
+def show_metrics(loaded: Settings, workers: Sequence[AsyncWorker]) -> None:
+    """On METRICS_PORT: the process's own figures, and how many bells each queue's worker is serving."""
+    if not loaded.metrics_port:
+        return
+    serving = Gauge("darkroom_bells_served_now", "Bells being served by this process.", ["queue"])
+    for worker in workers:
+        serving.labels(worker.queue.name).set_function(partial(_serving, worker))
+    start_http_server(loaded.metrics_port, loaded.host)
+
+
+def _serving(worker: AsyncWorker) -> float:
+    return worker.serving
 
 
 async def fit(loaded: Settings, bucket: Bucket) -> None:

@@ -159,6 +159,11 @@ class AsyncWorker(BaseWorker):
         self._insist, self._stopping = self._patience.insist, self._patience.stopping
         self._freed, self._more_ended, self._over = asyncio.Event(), asyncio.Event(), False
 
+    @property
+    def serving(self) -> int:
+        """Bells that run now."""
+        return len(self._running)
+
     def stop(self) -> None:
         """Take no more bells. `run` returns when the running tasks have ended, or `grace_s` later without them."""
         self._stopping.set()
@@ -171,13 +176,16 @@ class AsyncWorker(BaseWorker):
         async with asyncio.TaskGroup() as group:
             for side in (self._beat, self._clean, self._commit):
                 group.create_task(side())
-            while not self._stopping.is_set():
-                await self._turn(group)
-            if self._running:
-                await asyncio.wait(self._running, timeout=self.grace_s)
-            await cut(self._running.copy())
-            self._over = True
-            self._more_ended.set()
+            try:
+                while not self._stopping.is_set():
+                    await self._turn(group)
+                if self._running:
+                    await asyncio.wait(self._running, timeout=self.grace_s)
+                await cut(self._running.copy())
+            finally:  # the sides end by these signs, as a cancellation may be lost (see `cut`)
+                self.stop()
+                self._over = True
+                self._more_ended.set()
         await self._insist(asyncio.to_thread, self.register_death)
 
     async def _turn(self, group: asyncio.TaskGroup) -> None:

@@ -17,7 +17,8 @@ def welcome(stack: Stack) -> str:
     return f"""
 darkroom is up.
 
-  console    {stack.addresses.service_url}
+  service    {stack.addresses.service_url}
+  docs       {stack.addresses.service_url}/docs
   API token  {token}   (caller: {name})
   provider   {_provider(stack)}
   logs       {stack.logs}

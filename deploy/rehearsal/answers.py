@@ -6,7 +6,7 @@ Source: BFL's OpenAPI description, CometAPI's manual, and what users of both hav
 from typing import Any
 
 from deploy.rehearsal.tasks import Task
-from service.clock import rfc3339
+from service.domain.instants import rfc3339
 
 MODERATED_WORDS = ("Request Moderated", "Content Moderated")
 FAILED_WORDS = ("Error", "Failed")

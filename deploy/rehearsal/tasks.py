@@ -15,7 +15,7 @@ from deploy.rehearsal.control import Control
 from deploy.rehearsal.dice import Dice
 from deploy.rehearsal.pictures import Picture
 from deploy.rehearsal.submission import Submission
-from service.clock import rfc3339
+from service.domain.instants import rfc3339
 
 KONTEXT_MAX = "flux-kontext-max"
 SEED_BELOW = 2**32

@@ -19,7 +19,7 @@ from starlette.responses import Response, StreamingResponse
 from service.api.auth import ADMIN, owned, promptly
 from service.api.problems import ProblemError
 from service.api.reader import ALL, Crowded, Reader, order
-from service.clock import rfc3339
+from service.domain.instants import rfc3339
 from service.domain.job import ENDED
 from service.storage.connection import RedisError
 from service.storage.store import Entry, Store

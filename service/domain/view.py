@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from service.clock import rfc3339
+from service.domain.instants import rfc3339
 from service.domain.job import Job, Status
 
 

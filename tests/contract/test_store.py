@@ -266,7 +266,8 @@ async def test_a_record_leaves_after_its_retention_with_all_that_points_at_it(co
     await happens(store, job.id, e.Moderated(attempt=1), e.SidecarWritten())
     assert await store.expire() == 1
     assert await store.get(job.id) is None
-    left = {bytes(key).decode() for key in await connection.keys("dr1:*")}
+    keys: list[Any] = await connection.keys("dr1:*")
+    left = {key.decode() for key in keys}
     assert left == {"dr1:clock", "dr1:events", "dr1:tags"}
 
 

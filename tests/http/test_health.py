@@ -100,7 +100,8 @@ def test_bad_settings_are_told_at_once_with_exit_2() -> None:
 async def test_a_stop_answers_waiters_and_ends_with_0(redis_url: str, number: signal.Signals) -> None:
     port = free_port()
     environ = {
-        "PORT": str(port), "REDIS_URL": redis_url, "REDIS_CHECKS": "warn", "LOG_LEVEL": "error", "S3_BUCKET": "nowhere", "S3_ENDPOINT_URL": "http://127.0.0.1:9",
+        "PORT": str(port), "REDIS_URL": redis_url, "REDIS_CHECKS": "warn", "LOG_LEVEL": "error",
+        "S3_BUCKET": "nowhere", "S3_ENDPOINT_URL": "http://127.0.0.1:9",
         "API_TOKENS": f"alice:{PEOPLE['alice']}", "FLUX_API_KEY": "key-of-nobody",
         "WEBHOOK_KEYS": "k1:" + "QUJD" * 10 + "QUI=",
     }  # fmt: skip

@@ -2,7 +2,8 @@
 
 import pytest
 
-from service.clock import Clock, SystemClock, rfc3339
+from service.clock import Clock, SystemClock
+from service.domain.instants import rfc3339
 
 
 @pytest.mark.parametrize(

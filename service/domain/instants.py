@@ -1,0 +1,11 @@
+"""How instants are told: epoch milliseconds inside, RFC 3339 outside."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def rfc3339(ms: int) -> str:
+    """UTC with milliseconds: `2026-11-22T22:04:05.678Z`. Raises OverflowError outside the years 1 to 9999."""
+    return (EPOCH + timedelta(milliseconds=ms)).strftime("%Y-%m-%dT%H:%M:%S.") + f"{ms % 1000:03d}Z"
