@@ -7,16 +7,15 @@ Killed after the put, before the seal: the next try meets its own object (412, `
 Killed after the seal: only the sidecar and the last write are left, and they are written from the sealed record.
 """
 
-import asyncio
+import hashlib
 import logging
 import random
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from service.domain import addresses, events, layout
+from service.domain import events, layout
 from service.domain.answers import Failed, Moderated, NotFound, Ready
 from service.domain.errors import ErrorCode
 from service.domain.job import Image, Job
@@ -25,10 +24,11 @@ from service.storage.desk import Desk
 from service.storage.objects import BucketRefused, BucketUnavailable, Conflict
 from workers import images, retry
 from workers.close import Closer
-from workers.download import Download, DownloadFailure, FailureKind, Limits, download
+from workers.download import DownloadFailure, FailureKind
+from workers.fetch import Fetched, Fetcher
 from workers.flux import Flux
+from workers.images import NotAnImage
 from workers.lease import Lease
-from workers.network import Shards
 from workers.results import RESULT_LIFE_MS
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ GRACE_MS: Final = 60_000  # a URL that should be dead is tried for so long befor
 
 
 class Puller:
-    """`directory` holds pulls in progress. `limits` bound every pull."""
+    """`generation_timeout_s` also bounds how long a fresh URL is asked for in vain."""
 
     def __init__(
         self,
@@ -45,24 +45,18 @@ class Puller:
         flux: Flux,
         bucket: Bucket,
         closer: Closer,
-        shards: Shards,
-        hosts: addresses.HostList,
-        directory: Path,
+        fetcher: Fetcher,
         dice: random.Random,
         *,
         generation_timeout_s: float,
-        limits: Limits | None = None,
     ) -> None:
         self._desk = desk
         self._flux = flux
         self._bucket = bucket
         self._closer = closer
-        self._shards = shards
-        self._hosts = hosts
-        self._directory = directory
+        self._fetcher = fetcher
         self._dice = dice
         self._patience_ms = round(generation_timeout_s * 1000)
-        self._limits = limits or Limits()
 
     async def pull(self, job: Job, lease: Lease) -> None:
         """From wherever the job stands to `succeeded`, or to what can be done next and when."""
@@ -72,27 +66,24 @@ class Puller:
         if job.result_url is None or lease.now() > (job.result_expires_at or 0) + GRACE_MS:
             await self._ask_again(job, lease)
             return
-        got = await download(
-            job.result_url, shards=self._shards, hosts=self._hosts, directory=self._directory, limits=self._limits
-        )
-        if isinstance(got, DownloadFailure):
-            await self._not_pulled(job, lease, got)
-            return
-        with _deleted_at_end(got.path):
-            await self._keep(job, lease, got)
+        got = await self._fetcher.fetch(job.result_url)
+        match got:
+            case DownloadFailure():
+                await self._not_pulled(job, lease, got)
+            case NotAnImage(reason):
+                await self._broken(job, lease, f"not one whole image: {reason}")
+            case Fetched():
+                with _deleted_at_end(got.path):
+                    await self._keep(job, lease, got)
 
-    async def _keep(self, job: Job, lease: Lease, got: Download) -> None:
-        seen = await asyncio.to_thread(images.inspect, got.path)
-        if isinstance(seen, images.NotAnImage):
-            await self._broken(job, lease, f"not one whole image: {seen.reason}")
-            return
-        key = layout.image_key(job.id, seen.extension)
-        image = self._image(job, key, got.sha256, got.bytes, seen)
+    async def _keep(self, job: Job, lease: Lease, got: Fetched) -> None:
+        key = layout.image_key(job.id, got.seen.extension)
+        image = self._image(job, key, got.sha256, got.bytes, got.seen)
         try:
             stored = await self._bucket.put_file(
                 key,
                 got.path,
-                content_type=seen.content_type,
+                content_type=got.seen.content_type,
                 sha256=got.sha256,
                 metadata=_metadata(job, got.sha256),
                 content_disposition="attachment",
@@ -123,17 +114,13 @@ class Puller:
 
     async def _adopted(self, job: Job, key: str) -> Image | None:
         """The facts of the job's own object, read back; None if it is no whole image."""
-        data = await self._bucket.get_bytes(key, self._limits.max_bytes)
+        data = await self._bucket.get_bytes(key, self._fetcher.max_bytes)
         if data is None:
             raise BucketUnavailable("an object that was there is gone")
-        with tempfile.NamedTemporaryFile(dir=self._directory, prefix="adopt-") as file:
-            await asyncio.to_thread(file.write, data)
-            file.flush()
-            seen = await asyncio.to_thread(images.inspect, Path(file.name))
-        found = await self._bucket.hash_object(key, self._limits.max_bytes)
-        if isinstance(seen, images.NotAnImage) or found is None:
+        seen = await self._fetcher.examine(data)
+        if isinstance(seen, NotAnImage):
             return None
-        return self._image(job, key, *found, seen)
+        return self._image(job, key, hashlib.sha256(data).hexdigest(), len(data), seen)
 
     def _image(self, job: Job, key: str, sha256: str, size: int, seen: images.Image) -> Image:
         return Image(

@@ -29,6 +29,7 @@ from workers import collect, submit, sweep
 from workers.close import Closer
 from workers.collect import Collector
 from workers.download import sweep_leftovers
+from workers.fetch import Fetcher
 from workers.flux import Flux
 from workers.network import GuardedBackend, Shards, Timeouts
 from workers.pull import Puller
@@ -172,9 +173,7 @@ async def _puller(
         flux,
         bucket,
         closer,
-        await stack.enter_async_context(pulls),
-        hosts,
-        settings.temp_dir,
+        Fetcher(await stack.enter_async_context(pulls), hosts, settings.temp_dir),
         dice,
         generation_timeout_s=settings.generation_timeout_s,
     )
