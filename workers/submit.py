@@ -11,7 +11,6 @@ Killed after the answer, before it is on record: the same, and the callback or a
 import base64
 import logging
 import random
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,6 +27,7 @@ from service.domain.answers import (
     Rejected,
     Throttled,
 )
+from service.domain.inputs import kept_key
 from service.domain.job import FoundBy, Job, Queue, Status
 from service.storage.bucket import Bucket
 from service.storage.desk import Desk
@@ -105,9 +105,10 @@ class Submitter:
             return
         if lease.holds():
             answer = await self._flux.submit(job.model, body | self._callback(job.id, attempt))
+            event = await self._event(intended, attempt, answer, gate_open=gate_open)
         else:  # stopped for longer than the lease: what was true at the intent may not be so any more
-            answer = NotAccepted("this process was stopped before it could post")
-        event = await self._event(intended, attempt, answer, gate_open=gate_open)
+            detail = "this process was stopped before it could post"
+            event = events.Refused(attempt=attempt, detail=detail, delay_s=retry.SUBMIT.floor_s, burns=False)
         told = await self._desk.tell(job.id, event, patience_s=retry.REDIS_PATIENCE_S)
         if told.outcome is Outcome.TAKEN:
             detail = "the provider's task id belongs to another job"
@@ -155,20 +156,16 @@ class Submitter:
     async def _body(self, job: Job) -> dict[str, Any] | None:
         """The model's own parameters, with input images from the bucket as base64; None if the bucket is away."""
         try:
-            return {name: await self._value(value) for name, value in job.request.items()}
+            return {name: await self._value(value, job.id) for name, value in job.request.items()}
         except (BucketUnavailable, BucketRefused) as error:
             log.warning("inputs not readable", extra={"job": job.id, "error": str(error)})
             return None
 
-    async def _value(self, value: Any) -> Any:
-        if not is_input(value):
+    async def _value(self, value: Any, job_id: str) -> Any:
+        key = kept_key(value, job_id)
+        if key is None:
             return value
-        data = await self._bucket.get_bytes(value["key"], self._terms.input_bytes_max)
+        data = await self._bucket.get_bytes(key, self._terms.input_bytes_max)
         if data is None:
             raise BucketUnavailable("an input image is not in the bucket")
         return base64.b64encode(data).decode()
-
-
-def is_input(value: Any) -> bool:
-    """Whether a request's value stands for an input image that lies in the bucket."""
-    return isinstance(value, Mapping) and isinstance(value.get("key"), str) and value["key"].startswith("inputs/")

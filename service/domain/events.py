@@ -71,7 +71,7 @@ class GaveUp(Event):
 
     def patch(self, job: Job) -> Patch:
         message = f"the provider never said whether it accepted attempt {job.attempt}"
-        return _failure(ErrorCode.OUTCOME_UNKNOWN, message, retryable=True) | {"open": ()}
+        return _failure(ErrorCode.OUTCOME_UNKNOWN, message, retryable=True) | _closed(job)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,9 +94,9 @@ class TimedOut(Event):
 
     name: ClassVar[str] = "timed_out"
 
-    def patch(self, job: Job) -> Patch:  # noqa: ARG002 -- as the base says
+    def patch(self, job: Job) -> Patch:
         message = "the provider did not end the task in time"
-        return _failure(ErrorCode.DEADLINE_EXCEEDED, message, retryable=True) | {"open": ()}
+        return _failure(ErrorCode.DEADLINE_EXCEEDED, message, retryable=True) | _closed(job)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -414,6 +414,11 @@ def adopt(job: Job, attempt: int, provider_id: str, cost: float | None) -> Patch
     if cost is not None and n not in job.costs:
         patch["costs"] = {**job.costs, n: cost}
     return patch
+
+
+def _closed(job: Job) -> Patch:
+    """No attempt is waited for any longer, whether or not the provider ever said that it had accepted it."""
+    return {"open": (), "untold": job.untold or any(str(n) not in job.tasks for n in job.open)}
 
 
 def without(attempts: tuple[int, ...], attempt: int) -> tuple[int, ...]:

@@ -97,6 +97,7 @@ class Job:
     open: tuple[int, ...] = ()  # attempts that may be outstanding at the provider; the slot is held while any is
     refusals: int = 0  # attempts surely not accepted that count against the limit
     possible_duplicate: bool = False  # a second purchase was risked, once, after an unknown outcome
+    untold: bool = False  # an attempt was closed without the provider ever saying whether it had accepted it
     tasks: Mapping[str, str] = field(default_factory=dict)  # attempt -> provider's task id
     costs: Mapping[str, float] = field(default_factory=dict)  # attempt -> what the provider charged
     candidate: str | None = None  # a provider id that a callback without proof named; not yet confirmed
@@ -127,7 +128,7 @@ class Job:
     @property
     def bought(self) -> bool:
         """The provider has, or may have, accepted an attempt."""
-        return bool(self.tasks or self.open or self.possible_duplicate)
+        return bool(self.tasks or self.open or self.possible_duplicate or self.untold)
 
     def attempt_of(self, provider_id: str) -> int | None:
         """The attempt that this provider task belongs to."""

@@ -158,7 +158,7 @@ SETTLING: Final[Table] = {
     for state in (S.COLLECTING, *sorted(ENDED))
     for event in _SETTLED_BY
 }
-_PURCHASE: Final = frozenset({"open", "tasks", "costs", "submitted_at"})
+_PURCHASE: Final = frozenset({"open", "untold", "tasks", "costs", "submitted_at"})
 _OUTCOME: Final = frozenset({"error", "finished_at", "result_url"})
 
 SETTLE_GAP_S: Final = 15.0  # between looks at an ended job's task that is not known to be done

@@ -73,6 +73,7 @@ _READ: Final[Mapping[str, Callable[[str], Any]]] = {
     "open": _attempts,
     "refusals": int,
     "possible_duplicate": _flag,
+    "untold": _flag,
     "tasks": _object,
     "costs": _object,
     "candidate": _optional(str),

@@ -90,7 +90,7 @@ def test_no_history_breaks_the_promises(history: list[e.Event]) -> None:
         job = following
 
 
-PURCHASE_AND_CHORES = {"version", "open", "tasks", "costs", "submitted_at", "sidecar", "scrub"}
+PURCHASE_AND_CHORES = {"version", "open", "untold", "tasks", "costs", "submitted_at", "sidecar", "scrub"}
 
 
 @settings(max_examples=500, deadline=None)
@@ -168,6 +168,12 @@ def test_a_cancelled_job_takes_the_purchase_that_it_had_not_heard_of() -> None:
     cancelled = after(submitting(), e.CancelAsked())
     told = after(cancelled, e.TaskAccepted(attempt=1, provider_id="task-a", cost=4.0))
     assert (told.status, told.tasks, told.costs) == (Status.CANCELLED, {"1": "task-a"}, {"1": 4.0})
+
+
+def test_a_purchase_that_nobody_ever_confirmed_is_not_forgotten() -> None:
+    cancelled = after(submitting(), e.CancelAsked())
+    closed = after(after(cancelled, e.SidecarWritten()), e.TimedOut())
+    assert (closed.open, closed.bought) == ((), True)
 
 
 @pytest.mark.parametrize("event", [e.CancelAsked(), e.DeadlinePassed()])
