@@ -90,4 +90,4 @@ async def _exchange(client: httpx.AsyncClient, request: httpx.Request) -> Reply:
 
 
 def _json(body: Mapping[str, Any]) -> bytes:
-    return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+    return json.dumps(body, separators=(",", ":")).encode()  # in ASCII: half a surrogate pair has no UTF-8
