@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from service.domain.job import Status
-from service.storage.store import Figures
+from service.storage.store import Callbacks, Figures
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, which nobody reads
@@ -32,8 +32,18 @@ class Metrics:
         self._oldest_due = self._gauge("darkroom_oldest_due_age_seconds", "How late the oldest due work is.")
         self._gate = self._gauge("darkroom_gate_closed", "1 while submissions pause for this reason.", "reason")
 
-    def show(self, figures: Figures, cap: int) -> None:
+        self._images_told = self._gauge(
+            "darkroom_images_told", "Of the last 200 images: what became of the callback.", "by"
+        )
+        self._lost_share = self._gauge(
+            "darkroom_callbacks_lost_share", "0 to 1; above 0.2 polling stops leaning on them."
+        )
+
+    def show(self, figures: Figures, callbacks: Callbacks, cap: int) -> None:
         """Take over what the store says."""
+        for by in ("first", "late", "lost", "overdue"):
+            self._images_told.labels(by).set(getattr(callbacks, by))
+        self._lost_share.set(callbacks.lost_share)
         for status in Status:
             self._jobs.labels(status.value).set(figures.counts.get(status, 0))
         self._slots.set(figures.slots)

@@ -77,6 +77,8 @@ class Sweep:
                 await self._chore(bell)
         if self._clock.monotonic_s() - self._forgot_s > FORGET_GAP_S:
             await self._desk.store.expire()
+            if missed := await self._desk.store.miss():
+                log.warning("callbacks that never came: %d", missed)
             self._forgot_s = self._clock.monotonic_s()
 
     async def _chore(self, bell: Bell) -> None:

@@ -10,9 +10,8 @@ from typing import Final
 
 from service.clock import Clock
 from service.domain import catalogue
-from service.storage.store import Store
+from service.storage.store import LOST_SHARE_MOST, Store
 
-LOST_SHARE_MOST: Final = 0.2  # above it polling no longer leans on callbacks
 SAMPLES_LEAST: Final = 5
 CACHE_S: Final = 3.0
 GAP_LEAST_S: Final = 0.5
@@ -64,7 +63,7 @@ class Timing:
         taught = len(samples) >= SAMPLES_LEAST
         median = _quantile(samples, 0.5) if taught else catalogue.typical_s(model)
         p99 = _quantile(samples, 0.99) if taught else median * UNTAUGHT_SPREAD
-        learnt = Learnt(median, p99, await self._store.lost_share(), taught)
+        learnt = Learnt(median, p99, (await self._store.callbacks()).lost_share, taught)
         self._cached[model] = (self._clock.monotonic_s(), learnt)
         return learnt
 

@@ -45,7 +45,7 @@ from service.storage.connection import connect, connect_sync
 from service.storage.desk import Desk
 from service.storage.objects import BucketError
 from service.storage.record import CorruptRecord, NewerRecord
-from service.storage.store import Store
+from service.storage.store import LOST_SHARE_MOST, Store
 from service.tokens import ApiTokens, CallbackKeys
 from service.wiring import bucket_config, limits
 
@@ -192,6 +192,8 @@ def _orders(settings: Settings) -> Orders:
 
 def _checks(parts: Parts) -> dict[str, Check]:
     checks: dict[str, Check] = {"redis": parts.desk.store.writable, "configuration": partial(_configuration, parts)}
+    if parts.settings.public_base_url is not None:
+        checks["callbacks"] = partial(_callbacks, parts)
     return checks | ({"bucket": parts.bucket.check} if "api" in parts.settings.serve else {})
 
 
@@ -199,6 +201,12 @@ async def _configuration(parts: Parts) -> str | None:
     """What passed at start is not looked at again; what could not be asked then is. What was waved through is said."""
     await parts.fitness.see()
     return None if parts.settings.s3_conditional_writes else "S3_CONDITIONAL_WRITES=off: HEAD before PUT"
+
+
+async def _callbacks(parts: Parts) -> str | None:
+    """Never a reason to be unready, since polls find every image; but somebody should look why they do not come."""
+    lost = (await parts.desk.store.callbacks()).lost_share
+    return None if lost <= LOST_SHARE_MOST else f"{lost:.0%} of the last callbacks never came; polling makes up for it"
 
 
 def _body_limit(max_bytes: int, job_bytes: int, scope: Scope) -> BodyLimit:

@@ -68,7 +68,8 @@ class MetricsPage:
 
     async def show(self, _: Request) -> Response:
         try:
-            self._metrics.show(await promptly(self._store.figures()), self._store.limits.max_in_flight)
+            figures, callbacks = await promptly(asyncio.gather(self._store.figures(), self._store.callbacks()))
+            self._metrics.show(figures, callbacks, self._store.limits.max_in_flight)
             self._metrics.redis_up.set(1)
         except (RedisError, TimeoutError):
             self._metrics.redis_up.set(0)

@@ -73,7 +73,16 @@ class Webhooks:
             self._count(_HEARD[proof])
         else:
             self._count("ignored")
+        if told.job.found_by is FoundBy.POLL and proof is not Proof.WRONG and _ends(callback):
+            await self._late(job_id, proof)
         return True
+
+    async def _late(self, job_id: str, proof: Proof) -> None:
+        """A poll was first: count that this callback was not lost, so that polling may lean on callbacks again."""
+        late_s = await promptly(self._desk.store.hear(job_id))
+        if late_s is not None:
+            self._count("late")
+            log.info("a callback came after the poll", extra={"job": job_id, "late_s": late_s, "proof": proof.name})
 
     async def _pass_along(self, job_id: str) -> None:
         """Ring the retry, which owns the task now; its poll finds out what there is to know."""
@@ -150,6 +159,10 @@ def _believed(job: Job, attempt: int, provider_id: str, callback: Callback, read
             delay_s = catalogue.typical_s(job.model)
             return events.TaskAccepted(attempt=attempt, provider_id=provider_id, delay_s=delay_s)
     return None
+
+
+def _ends(callback: Callback | None) -> bool:
+    return callback is not None and isinstance(callback.answer, answers.Ready | answers.Moderated | answers.Failed)
 
 
 def _lacks_expiry(callback: Callback | None) -> bool:

@@ -19,7 +19,9 @@
 --   ended               zset    jobs with nothing left to do → since when; the sweep forgets them after the retention
 --   tomb:{id}           string  the caller of a deleted job
 --   events              stream  one entry a transition, for readers
---   took:{model}, found list    the last durations; who told us first
+--   took:{model}        list    the last durations from acceptance to ready, ms
+--   found               list    of the last images: webhook | late:{ms} | lost (what became of the callback)
+--   awaited             zset    jobs that a poll found ready and whose callback may yet come → since when
 
 local P, verb, a = KEYS[1], ARGV[1], cjson.decode(ARGV[2])
 local call = redis.call
@@ -31,6 +33,8 @@ local SHRINK_GAP_MS = 2000   -- a burst of 429s is one 429
 local SAFETY_MS = 3600000    -- a waiting job is looked at this often even if every wake-up was lost
 local SEEN = 6               -- event ids kept for replayed calls
 local LOG_LENGTH = 200
+local FOUND_LENGTH = 200
+local CALLBACK_LOST_MS = 60000 -- the provider tries again after 1, 5 and 30 s, then gives up
 local ADMIT_AT_ONCE = 100
 local WEIGHT = {high = 16, normal = 4, low = 1}
 local PRIORITIES = {'high', 'normal', 'low'}
@@ -220,6 +224,11 @@ local function schedule(id, due_ms, deadline)
   call('ZADD', P .. 'due', int(at), 'job:' .. id)
 end
 
+local function heard(how)
+  call('LPUSH', P .. 'found', how)
+  call('LTRIM', P .. 'found', 0, FOUND_LENGTH - 1)
+end
+
 local function learn(id, model)
   local r = call('HMGET', P .. 'job:' .. id, 'submitted_at', 'intent_at', 'polled_at', 'found_by')
   local from = num(r[1]) or num(r[2])
@@ -228,8 +237,8 @@ local function learn(id, model)
   local at = r[4] == 'poll' and ((num(r[3]) or from) + now) / 2 or now
   call('LPUSH', P .. 'took:' .. model, int(math.max(at - from, 0)))
   call('LTRIM', P .. 'took:' .. model, 0, 299)
-  call('LPUSH', P .. 'found', r[4])
-  call('LTRIM', P .. 'found', 0, 199)
+  if r[4] == 'webhook' then heard('webhook')
+  elseif cfg.callbacks then call('ZADD', P .. 'awaited', int(now), id) end
 end
 
 local verbs = {}
@@ -386,6 +395,25 @@ function verbs.ripen()
   return {'ripe', int(now), ring, out}
 end
 
+-- A callback with right token came for a job whose image a poll had found: late, but not lost. late | known
+function verbs.hear()
+  local since = num(call('ZSCORE', P .. 'awaited', a.id))
+  if not since then return {'known', int(now), {}} end
+  call('ZREM', P .. 'awaited', a.id)
+  heard('late:' .. int(now - since))
+  return {'late', int(now), {}, int(now - since)}
+end
+
+-- Callbacks that nobody waits for any longer were lost. Returns how many.
+function verbs.miss()
+  local ids = call('ZRANGE', P .. 'awaited', '-inf', int(now - CALLBACK_LOST_MS), 'BYSCORE', 'LIMIT', 0, 1000)
+  for _, id in ipairs(ids) do
+    call('ZREM', P .. 'awaited', id)
+    heard('lost')
+  end
+  return {'missed', int(now), {}, #ids}
+end
+
 -- Something outside the records has work left: a staged upload, or objects to erase. `due_ms` nil: done with it.
 function verbs.plan()
   local member = a.kind .. ':' .. a.id
@@ -411,6 +439,7 @@ local function forget(id)
   for _, name in ipairs({'due', 'rung'}) do call('ZREM', P .. name, 'job:' .. id) end
   call('ZREM', P .. 'ended', id)
   call('ZREM', P .. 'ripe', id)
+  call('ZREM', P .. 'awaited', id)
 end
 
 -- Records that ended long enough ago leave Redis; the bucket keeps their sidecars.

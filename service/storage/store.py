@@ -19,6 +19,8 @@ from service.domain.lifecycle import KEEP, Change
 from service.storage import record
 from service.storage.connection import AsyncRedis, RedisError, ResponseError
 
+LOST_SHARE_MOST: Final = 0.2  # above it polling no longer leans on callbacks, and an alarm shows
+OVERDUE_S: Final = 10.0  # healthy callbacks come within a second or two
 PREFIX: Final = "dr1:"  # counted up if the keys ever change their meaning
 _NAMES: Final = ",".join(f"'{name}'" for name in record.NAMES)
 SCRIPT: Final = f"local NAMES = {{{_NAMES}}}\n" + resources.files(__package__).joinpath("store.lua").read_text("utf-8")
@@ -43,6 +45,7 @@ class Limits:
     events_max: int = 100_000
     idempotency_s: int = 24 * 3600
     retention_s: int = 7 * 24 * 3600
+    callbacks: bool = True  # whether submissions ask for one
     replicas: int = 0
     replicas_timeout_s: float = 1.0
 
@@ -118,6 +121,38 @@ class Figures:
     gate: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Callbacks:
+    """Of the last images: how many were told by a callback first, by one that came after a poll had found the image
+    (and how late, median), and how many never came. `overdue`: awaited for longer than `OVERDUE_S`, so probably lost.
+    """
+
+    first: int = 0
+    late: int = 0
+    lost: int = 0
+    awaited: int = 0
+    overdue: int = 0
+    late_s: float | None = None
+
+    @classmethod
+    def told(cls, found: Sequence[str], awaited: int, overdue: int) -> "Callbacks":
+        late = sorted(int(word.partition(":")[2]) / 1000 for word in found if word.startswith("late:"))
+        return cls(
+            first=found.count("webhook"),
+            late=len(late),
+            lost=found.count("lost"),
+            awaited=awaited,
+            overdue=overdue,
+            late_s=late[len(late) // 2] if late else None,
+        )
+
+    @property
+    def lost_share(self) -> float:
+        """0 to 1; 0 while nothing is known."""
+        gone = self.lost + self.overdue
+        return gone / (gone + self.first + self.late) if gone else 0.0
+
+
 class Store:
     """`actor` names this process in the events. `store.lua` tells the keys."""
 
@@ -132,6 +167,7 @@ class Store:
             "groups": ["", *limits.caps],
             "backlog_max": limits.backlog_max,
             "events_max": limits.events_max,
+            "callbacks": limits.callbacks,
             "idem_ms": limits.idempotency_s * 1000,
             "tomb_ms": limits.retention_s * 1000,
         }
@@ -242,6 +278,15 @@ class Store:
         """Work outside the records (`stage`: inputs of a job being created; `erase`: a deleted job's objects)."""
         await self._run("plan", {"kind": kind, "id": id_, "due_ms": _ms(due_s)})
 
+    async def hear(self, job_id: str) -> float | None:
+        """A callback came. Seconds since a poll had found the job's image; None: it was not awaited."""
+        reply = await self._run("hear", {"id": job_id})
+        return int(reply[3]) / 1000 if reply[0] == "late" else None
+
+    async def miss(self) -> int:
+        """Give up on callbacks that are a minute late; how many."""
+        return int((await self._run("miss", {}))[3])
+
     async def expire(self, most: int = 100) -> int:
         """Forget records that ended longer ago than the retention; how many."""
         arguments = {"retention_ms": _ms(self.limits.retention_s), "most": most}
@@ -322,10 +367,16 @@ class Store:
         """The last few hundred times from acceptance to ready, seconds, newest first."""
         return [int(ms) / 1000 for ms in await self._redis.lrange(self._key("took", model), 0, -1)]
 
-    async def lost_share(self) -> float:
-        """Of the last 200 images: the share that a poll found before any callback came (0 while none is known)."""
-        found = await self._redis.lrange(self._prefix + "found", 0, -1)
-        return found.count(b"poll") / len(found) if found else 0.0
+    async def callbacks(self) -> Callbacks:
+        """What became of the callbacks of the last 200 images."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.lrange(self._prefix + "found", 0, -1)
+            pipe.zcard(self._prefix + "awaited")
+            pipe.time()
+            pipe.zrange(self._prefix + "awaited", 0, -1, withscores=True)
+            found, awaited, (seconds, _), rows = await pipe.execute()
+        overdue = sum(1 for _, since in rows if seconds - since / 1000 > OVERDUE_S)
+        return Callbacks.told([_text(word) for word in found], awaited, overdue)
 
     async def figures(self) -> Figures:
         async with self._redis.pipeline(transaction=False) as pipe:
