@@ -1,16 +1,22 @@
-"""Waiting for a Redis that is away: steps are repeated until it answers, or until the worker stops."""
+"""Waiting for a Redis that is away: steps are repeated until it answers, or until the worker stops.
+
+Python 3.11's `asyncio.wait_for`, by which redis-py sends, may lose a cancellation that comes while the bytes leave: the
+call just returns. `insist` notices and raises; `cut` cancels until it is heard.
+"""
 
 import asyncio
 import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from typing import Final, ParamSpec, TypeVar
+from collections.abc import Set as AbstractSet
+from typing import Any, Final, ParamSpec, TypeVar
 
 from service.storage.connection import RedisError
 
 PAUSE_S_MIN: Final = 0.05
 PAUSE_S_MAX: Final = 2.0  # between two looks whether Redis is back
+CANCEL_S: Final = 1.0  # for a cancelled task to end, before it is cancelled again
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,6 +45,7 @@ class Patience:
                 self._note(error)
             else:
                 self._note(None)
+                heed()
                 return result
             if last:
                 return None
@@ -58,3 +65,18 @@ class Patience:
         if self._away and not error:
             log.warning("%s: Redis is back", self._name)
         self._away = error is not None
+
+
+def heed() -> None:
+    """Raise the cancellation that the running task was sent and did not get."""
+    task = asyncio.current_task()
+    if task and task.cancelling():
+        raise asyncio.CancelledError
+
+
+async def cut(tasks: AbstractSet[asyncio.Future[Any]]) -> None:
+    """Cancel `tasks` until all have ended."""
+    while tasks:
+        for task in tasks:
+            task.cancel()
+        _, tasks = await asyncio.wait(tasks, timeout=CANCEL_S)

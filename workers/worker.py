@@ -25,7 +25,6 @@ import logging
 import os
 import socket
 from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
@@ -44,7 +43,7 @@ from rq.worker import BaseWorker, WorkerStatus
 
 from service.storage.connection import AsyncRedis, Redis, ResponseError
 from workers.entry import judge
-from workers.patience import Patience
+from workers.patience import Patience, cut
 
 NAME_CHARS_MAX: Final = 80
 CLAIM_MAX: Final = 100  # bells taken by one run of the script, which holds up all of Redis meanwhile
@@ -53,7 +52,6 @@ WAIT_S: Final = 1  # one wait for a bell; less than any socket timeout
 BEAT_S: Final = 10
 WORKER_TTL_S: Final = 60  # RQ forgets a dead worker a minute after this
 MAINTENANCE_S: Final = 60
-CANCEL_S: Final = 1.0  # for a cancelled task to end, before it is cancelled again
 
 # KEYS: the queue, its intermediate list. ARGV: how many, the prefix of job keys. What is no hash comes back as empty.
 CLAIM: Final = """
@@ -121,7 +119,7 @@ class ListedJob(Job):
 class AsyncWorker(BaseWorker):
     """Serves `queue` with up to `slots` tasks at once. Several may share a loop and the two clients.
 
-    It needs three connections of `connection`'s pool, whose answers may take `WAIT_S` and more.
+    It needs four connections of `connection`'s pool. ValueError: the client's timeout is not over WAIT_S.
     """
 
     death_penalty_class = TimerDeathPenalty  # RQ's other one needs signals, which threads have not
@@ -147,6 +145,9 @@ class AsyncWorker(BaseWorker):
             maintenance_interval=maintenance_s,
             prepare_for_work=False,  # it would ask Redis at once, and Redis may be away
         )
+        timeout_s = connection.connection_pool.connection_kwargs.get("socket_timeout")
+        if not timeout_s or timeout_s <= WAIT_S:
+            raise ValueError(f"the client's timeout must be over {WAIT_S} s: a wait for a bell takes that long")
         self.hostname, self.pid, self.ip_address = socket.gethostname(), os.getpid(), "unknown"
         self.log_result_lifespan = False
         self.queue = self.queues[0]
@@ -176,16 +177,13 @@ class AsyncWorker(BaseWorker):
         async with asyncio.TaskGroup() as group:
             for side in (self._beat, self._clean, self._commit):
                 group.create_task(side())
-            try:
-                while not self._stopping.is_set():
-                    await self._turn(group)
-                if self._running:
-                    await asyncio.wait(self._running, timeout=self.grace_s)
-                await cut(self._running.copy())
-            finally:  # the sides end by these signs, as a cancellation may be lost (see `cut`)
-                self.stop()
-                self._over = True
-                self._more_ended.set()
+            while not self._stopping.is_set():
+                await self._turn(group)
+            if self._running:
+                await asyncio.wait(self._running, timeout=self.grace_s)
+            await cut(self._running.copy())
+            self._over = True
+            self._more_ended.set()
         await self._insist(asyncio.to_thread, self.register_death)
 
     async def _turn(self, group: asyncio.TaskGroup) -> None:
@@ -350,14 +348,6 @@ async def call(job: Job) -> Any:
     if inspect.iscoroutinefunction(func):
         return await func(*job.args, **job.kwargs)
     return await asyncio.to_thread(func, *job.args, **job.kwargs)
-
-
-async def cut(tasks: AbstractSet[asyncio.Future[Any]]) -> None:
-    """Cancel until all have ended: Python 3.11's `wait_for`, by which redis-py sends, may lose a cancellation."""
-    while tasks:
-        for task in tasks:
-            task.cancel()
-        _, tasks = await asyncio.wait(tasks, timeout=CANCEL_S)
 
 
 def task_s(job: Job) -> int:

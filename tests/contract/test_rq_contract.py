@@ -69,7 +69,7 @@ def test_the_other_parts_are_there() -> None:
 
 def test_handed_a_pipeline_rq_sends_nothing_by_itself() -> None:
     """The loop would stand still. The clients here reach no server, so whatever is sent raises."""
-    connection, sync = connect(NOWHERE, timeout_s=1), connect_sync(NOWHERE, timeout_s=1)
+    connection, sync = connect(NOWHERE, timeout_s=2), connect_sync(NOWHERE, timeout_s=1)
     worker = AsyncWorker("submit", connection, sync, slots=1, job_class=ChoreJob)
     worker.birth_date = worker.last_heartbeat = now()
     pipe = connection.pipeline()

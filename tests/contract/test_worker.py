@@ -184,10 +184,21 @@ async def test_a_bell_cut_off_at_the_end_of_the_grace_just_goes(
     hire: Hire, queue: rq.Queue, desk: Desk, sync: Redis
 ) -> None:
     ring(queue, "hold", "a")
-    async with working(hire(grace_s=0)):
+    async with working(hire(slots=1, grace_s=0)):
         await desk.until(lambda: desk.held == ["a"])
     assert desk.noted == []
     assert leftovers(sync) == []
+
+
+async def test_a_cancelled_worker_ends(hire: Hire, queue: rq.Queue, desk: Desk) -> None:
+    """Not the way to stop one, but a loop that closes cancels whatever still runs."""
+    ring(queue, "hold", "a")
+    running = asyncio.create_task(hire().run())
+    await desk.until(lambda: desk.held == ["a"])
+    running.cancel()
+    done, _ = await asyncio.wait([running], timeout=END_S)
+    assert done
+    assert running.cancelled()
 
 
 async def test_fifty_warm_stops_orphan_no_bell(hire: Hire, queue: rq.Queue, desk: Desk, sync: Redis) -> None:
@@ -251,6 +262,13 @@ async def test_a_worker_that_stops_without_redis_ends(own_valkey: Valkey, desk: 
     assert desk.noted == ["a"]
     await connection.aclose()
     sync.close()
+
+
+async def test_a_client_that_cannot_wait_for_a_bell_is_refused(redis_url: str, sync: Redis) -> None:
+    hasty = connect(redis_url, timeout_s=1)
+    with pytest.raises(ValueError, match="over 1 s"):
+        AsyncWorker("submit", hasty, sync, slots=1)
+    await hasty.aclose()
 
 
 async def test_entries_left_by_a_killed_worker_are_failed_by_maintenance(
