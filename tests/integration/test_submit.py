@@ -291,8 +291,10 @@ async def test_an_input_in_the_bucket_goes_to_the_provider_as_base64(bench: Benc
 
 async def test_while_an_input_cannot_be_read_nothing_is_intended(bench: Bench) -> None:
     async with bench.steps(s3_endpoint_url=NOWHERE) as at:
-        job_id = await at.new("a lighthouse", image_prompt={"key": "inputs/somewhere/image_prompt.png"})
-        job = await at.submit(job_id)
+        order = order_of("a lighthouse")
+        kept = {"key": layout.input_key(order.id, "image_prompt.png")}
+        await at.house.desk.store.create(replace(order, request={**order.request, "image_prompt": kept}))
+        job = await at.submit(order.id)
         assert (job.status, job.attempt) == ("queued", 0)
         assert bench.submissions() == []
-        assert await at.due(job_id) is not None, "its lease brings it back"
+        assert await at.due(order.id) is not None, "its lease brings it back"

@@ -8,20 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.domain import catalogue
-from service.storage.store import Limits, Store
-from workers.timing import CACHE_S, GAP_LEAST_S, LOST_SHARE_MOST, SAMPLES_LEAST, UNKNOWN_SPARE_S, Timing
+from service.storage.store import LOST_SHARE_MOST, Callbacks, Limits, Store
+from workers.timing import CACHE_S, GAP_LEAST_S, SAMPLES_LEAST, UNKNOWN_SPARE_S, Timing
 
 pytestmark = pytest.mark.anyio
 
 MODEL = "flux-pro-1.1"
 GAP_MOST_S = 60.0
+LOST_MOST = round(100 * LOST_SHARE_MOST)
 SLOW = [20.0] * 99 + [50.0]
 
 
 class Lessons(Store):
-    """What was measured; `asked` counts how often anyone wanted to know."""
+    """What was measured; `asked` counts how often anyone wanted to know, `lost` is of a hundred callbacks."""
 
-    def __init__(self, took_s: list[float], lost: float = 0.0) -> None:
+    def __init__(self, took_s: list[float], lost: int = 0) -> None:
         super().__init__(fakeredis.FakeAsyncRedis(), Limits())
         self.took_s, self.lost, self.asked = took_s, lost, 0
 
@@ -29,8 +30,8 @@ class Lessons(Store):
         self.asked += 1
         return self.took_s
 
-    async def lost_share(self) -> float:
-        return self.lost
+    async def callbacks(self) -> Callbacks:
+        return Callbacks(first=100 - self.lost, lost=self.lost)
 
 
 class Hand:
@@ -64,14 +65,14 @@ async def test_while_callbacks_come_the_first_poll_is_after_nearly_all_images() 
     assert all(low <= wait_s <= high for wait_s in await first(Lessons(SLOW)))
 
 
-@pytest.mark.parametrize(("callbacks", "lost"), [(False, 0.0), (True, LOST_SHARE_MOST + 0.01), (True, 1.0)])
-async def test_without_callbacks_the_first_poll_is_at_the_median(callbacks: bool, lost: float) -> None:
+@pytest.mark.parametrize(("callbacks", "lost"), [(False, 0), (True, LOST_MOST + 1), (True, 100)])
+async def test_without_callbacks_the_first_poll_is_at_the_median(callbacks: bool, lost: int) -> None:
     low, high = about(20)
     assert all(low <= wait_s <= high for wait_s in await first(Lessons(SLOW, lost), callbacks=callbacks))
 
 
 async def test_a_few_lost_callbacks_change_nothing() -> None:
-    assert min(await first(Lessons(SLOW, LOST_SHARE_MOST))) > 20 * 1.2
+    assert min(await first(Lessons(SLOW, LOST_MOST))) > 20 * 1.2
 
 
 async def test_jobs_that_were_accepted_together_are_not_polled_together() -> None:
