@@ -113,6 +113,19 @@ class CancelAsked(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Poisoned(Event):
+    """A step of it has killed its process again and again, with no other job near it."""
+
+    name: ClassVar[str] = "poisoned"
+
+    def applies(self, job: Job) -> bool:
+        return not job.sealed
+
+    def patch(self, job: Job) -> Patch:  # noqa: ARG002 -- as the base says
+        return _failure(ErrorCode.POISONED, self.detail, retryable=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HintDropped(Event):
     """`get_result` does not know the id that a callback without proof named. `delay_s`: the rest of the wait."""
 

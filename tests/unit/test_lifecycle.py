@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.domain import events as e
-from service.domain.errors import ErrorCode
+from service.domain.errors import ErrorCode, JobError
 from service.domain.job import ENDED, Image, Job, Queue, Status
 from service.domain.lifecycle import KEEP, SETTLING, TABLE, decide
 from service.storage import record
@@ -26,6 +26,7 @@ EVENTS: dict[type[e.Event], st.SearchStrategy[e.Event]] = {
     e.TimedOut: st.builds(e.TimedOut),
     e.CancelAsked: st.builds(e.CancelAsked),
     e.HintDropped: st.builds(e.HintDropped),
+    e.Poisoned: st.builds(e.Poisoned),
     e.TaskAccepted: st.builds(e.TaskAccepted, attempt=attempts, provider_id=tasks),
     e.Refused: st.builds(e.Refused, attempt=attempts, burns=st.booleans()),
     e.Exhausted: st.builds(e.Exhausted, attempt=attempts),
@@ -185,8 +186,8 @@ def test_what_ends_a_job_between_put_and_seal_has_its_image_scrubbed(event: e.Ev
     assert change.due_s is KEEP, "not before the lease of the step that may still put"
 
 
-@pytest.mark.parametrize("event", [e.CancelAsked(), e.DeadlinePassed()])
-def test_a_sealed_job_is_past_cancel_and_deadline(event: e.Event) -> None:
+@pytest.mark.parametrize("event", [e.CancelAsked(), e.DeadlinePassed(), e.Poisoned()])
+def test_a_sealed_job_is_past_cancel_deadline_and_poison(event: e.Event) -> None:
     assert decide(after(collecting(), e.Sealed(image=IMAGE)), event) is None
 
 
@@ -202,6 +203,13 @@ def test_a_hint_is_looked_up_by_the_collector_and_at_most_five_times() -> None:
 
 def test_ended_states_have_no_way_out() -> None:
     assert all(row.to is state for (state, _), row in {**TABLE, **SETTLING}.items() if state in ENDED)
+
+
+@pytest.mark.parametrize("job", [JOB, submitting(), generating(), collecting()], ids=lambda job: job.status)
+def test_a_poisoned_job_fails_for_good_and_keeps_its_purchase_to_settle(job: Job) -> None:
+    failed = after(job, e.Poisoned(detail="it ended its process 3 times"))
+    assert (failed.status, failed.open, failed.tasks) == (Status.FAILED, job.open, job.tasks)
+    assert failed.error == JobError(ErrorCode.POISONED, "it ended its process 3 times", retryable=False)
 
 
 def test_a_flipped_byte_is_noticed() -> None:
