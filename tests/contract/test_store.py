@@ -1,24 +1,48 @@
-"""The store on a real Valkey: what each guarded write promises, one sentence each."""
+"""The store: what each guarded write promises, one sentence each, of the real one and of the simulation's alike."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from service.clock import SystemClock
 from service.domain import events as e
 from service.domain.job import Job, Priority, Queue, Status
 from service.domain.lifecycle import decide
 from service.storage import record
 from service.storage.connection import AsyncRedis
 from service.storage.store import Idempotency, Limits, Outcome, Store, Unconfirmed
+from tests.sim.memory import Memory, MemoryStore
 
 pytestmark = pytest.mark.anyio
 
 HOUR_S = 3600.0
+LIMITS = Limits(max_in_flight=2, caps={"flux-kontext-max": 1})
+Make = Callable[[Limits], Store]
+
+
+@pytest.fixture(params=["valkey", "memory"])
+def make(request: pytest.FixtureRequest, connection: AsyncRedis) -> Make:
+    """Handles on one store: the real one, and the one that simulations use, which must do the same."""
+    memory = Memory(SystemClock().now_ms)
+
+    def made(limits: Limits) -> Store:
+        if request.param == "memory":
+            return MemoryStore(memory, limits, actor="test")
+        return Store(connection, limits, actor="test")
+
+    return made
 
 
 @pytest.fixture
-def store(connection: AsyncRedis) -> Store:
-    return Store(connection, Limits(max_in_flight=2, caps={"flux-kontext-max": 1}), actor="test")
+def store(make: Make) -> Store:
+    return make(LIMITS)
+
+
+@pytest.fixture
+def on_valkey(connection: AsyncRedis) -> Store:
+    """For tests that look behind the store's back."""
+    return Store(connection, LIMITS, actor="test")
 
 
 def order(number: int, **more: object) -> Job:
@@ -60,8 +84,8 @@ async def test_a_job_without_a_slot_waits_until_one_comes_free(store: Store) -> 
     assert [bell.id for bell in written.bells if bell.queue == Queue.SUBMIT] == ["job_002"]
 
 
-async def test_a_caller_with_many_jobs_does_not_delay_one_with_one(connection: AsyncRedis) -> None:
-    store = Store(connection, Limits(max_in_flight=1))
+async def test_a_caller_with_many_jobs_does_not_delay_one_with_one(make: Make) -> None:
+    store = make(Limits(max_in_flight=1))
     for number in range(50):
         await store.create(order(number))
     await store.create(order(100, caller="bob"))
@@ -71,9 +95,9 @@ async def test_a_caller_with_many_jobs_does_not_delay_one_with_one(connection: A
 
 
 async def test_high_priority_goes_four_times_as_often_as_normal_and_sixteen_times_as_low(
-    connection: AsyncRedis,
+    make: Make,
 ) -> None:
-    store = Store(connection, Limits(max_in_flight=1))
+    store = make(Limits(max_in_flight=1))
     await store.create(order(999))
     for number in range(300):
         priority = [Priority.LOW, Priority.NORMAL, Priority.HIGH][number % 3]
@@ -95,8 +119,8 @@ async def _get(store: Store, job_id: str) -> Job:
     return job
 
 
-async def test_the_last_slots_are_kept_for_high_priority(connection: AsyncRedis) -> None:
-    store = Store(connection, Limits(max_in_flight=16))
+async def test_the_last_slots_are_kept_for_high_priority(make: Make) -> None:
+    store = make(Limits(max_in_flight=16))
     for number in range(20):
         await store.create(order(number))
     assert (await store.figures()).slots == 14
@@ -104,8 +128,8 @@ async def test_the_last_slots_are_kept_for_high_priority(connection: AsyncRedis)
     assert [bell.id for bell in written.bells] == ["job_050"]
 
 
-async def test_a_model_with_a_smaller_cap_keeps_it_and_does_not_block_others(connection: AsyncRedis) -> None:
-    store = Store(connection, Limits(max_in_flight=4, caps={"flux-kontext-max": 1}))
+async def test_a_model_with_a_smaller_cap_keeps_it_and_does_not_block_others(make: Make) -> None:
+    store = make(Limits(max_in_flight=4, caps={"flux-kontext-max": 1}))
     for number in range(3):
         await store.create(order(number, model="flux-kontext-max"))
     written = await store.create(order(3))
@@ -113,14 +137,14 @@ async def test_a_model_with_a_smaller_cap_keeps_it_and_does_not_block_others(con
     assert (await store.figures()).slots == 2
 
 
-async def test_no_cap_means_no_waiting(connection: AsyncRedis) -> None:
-    store = Store(connection, Limits(max_in_flight=0))
+async def test_no_cap_means_no_waiting(make: Make) -> None:
+    store = make(Limits(max_in_flight=0))
     for number in range(50):
         assert (await store.create(order(number))).bells
 
 
-async def test_a_429_shrinks_the_cap_and_success_grows_it_back(connection: AsyncRedis) -> None:
-    store = Store(connection, Limits(max_in_flight=8))
+async def test_a_429_shrinks_the_cap_and_success_grows_it_back(make: Make) -> None:
+    store = make(Limits(max_in_flight=8))
     for number in range(30):
         await store.create(order(number, priority=Priority.HIGH))
     await happens(store, "job_000", e.Intended(attempt=1, delay_s=HOUR_S), e.Throttled(attempt=1, delay_s=0.0))
@@ -175,8 +199,8 @@ async def test_a_bell_for_another_queue_claims_nothing(store: Store) -> None:
     assert (await store.claim(Queue.COLLECT, "job_000", HOUR_S))[0] is None
 
 
-async def test_collect_takes_what_expires_first_whatever_the_bell_names(connection: AsyncRedis) -> None:
-    store = Store(connection, Limits(max_in_flight=0))
+async def test_collect_takes_what_expires_first_whatever_the_bell_names(make: Make) -> None:
+    store = make(Limits(max_in_flight=0))
     for number, expires_at in enumerate([3000, 1000, 2000]):
         await submitted(store, number)
         ready = e.Ready(attempt=1, provider_id=f"task-{number}", url="https://x/y", expires_at=expires_at)
@@ -193,8 +217,8 @@ async def test_the_sweep_names_what_is_due_once_until_it_is_time_to_ring_again(s
     assert await admitted(store) == [], "claimed"
 
 
-async def test_the_sweep_rings_no_more_than_there_is_room(connection: AsyncRedis) -> None:
-    store = Store(connection, Limits(max_in_flight=0))
+async def test_the_sweep_rings_no_more_than_there_is_room(make: Make) -> None:
+    store = make(Limits(max_in_flight=0))
     for number in range(9):
         await store.create(order(number))
     assert len(await store.ripen({"submit": 4}, again_s=0)) == 4
@@ -225,8 +249,8 @@ async def test_keys_belong_to_their_callers(store: Store) -> None:
     assert bobs.outcome is Outcome.CREATED
 
 
-async def test_a_full_backlog_takes_no_more(connection: AsyncRedis) -> None:
-    store = Store(connection, Limits(max_in_flight=1, backlog_max=2))
+async def test_a_full_backlog_takes_no_more(make: Make) -> None:
+    store = make(Limits(max_in_flight=1, backlog_max=2))
     outcomes = [(await store.create(order(number))).outcome for number in range(3)]
     assert outcomes == [Outcome.CREATED, Outcome.CREATED, Outcome.FULL]
 
@@ -280,21 +304,21 @@ async def test_a_deleted_job_leaves_a_tombstone_and_objects_to_erase(store: Stor
     assert [(bell.queue, bell.id) for bell in await store.ripen({"erase": 9}, again_s=0)] == [("erase", job.id)]
 
 
-async def test_scripts_that_redis_forgot_are_sent_again(store: Store, connection: AsyncRedis) -> None:
-    await store.create(order(0))
+async def test_scripts_that_redis_forgot_are_sent_again(on_valkey: Store, connection: AsyncRedis) -> None:
+    await on_valkey.create(order(0))
     await connection.script_flush()
-    assert (await store.create(order(1))).outcome is Outcome.CREATED
+    assert (await on_valkey.create(order(1))).outcome is Outcome.CREATED
 
 
-async def test_without_replicas_to_confirm_a_create_is_refused_but_known(connection: AsyncRedis) -> None:
-    store = Store(connection, Limits(replicas=1, replicas_timeout_s=0.05))
+async def test_without_replicas_to_confirm_a_create_is_refused_but_known(make: Make) -> None:
+    store = make(Limits(replicas=1, replicas_timeout_s=0.05))
     with pytest.raises(Unconfirmed):
         await store.create(order(0))
     assert await store.get("job_000") is not None
 
 
-async def test_every_flipped_byte_of_a_record_is_noticed(store: Store, connection: AsyncRedis) -> None:
-    job = await submitted(store, 0)
+async def test_every_flipped_byte_of_a_record_is_noticed(on_valkey: Store, connection: AsyncRedis) -> None:
+    job = await submitted(on_valkey, 0)
     flat: Any = await connection.hgetall("dr1:job:job_000")
     for name, value in flat.items():
         if name in {b"sum", b"schema"} or not value:
@@ -302,9 +326,9 @@ async def test_every_flipped_byte_of_a_record_is_noticed(store: Store, connectio
         flipped = bytes([value[0] ^ 1]) + value[1:]
         await connection.hset("dr1:job:job_000", name, flipped)
         with pytest.raises(record.CorruptRecord):
-            await store.get(job.id)
+            await on_valkey.get(job.id)
         await connection.hset("dr1:job:job_000", name, value)
-    assert await store.get(job.id) == job
+    assert await on_valkey.get(job.id) == job
 
 
 async def test_events_are_told_in_order_with_who_and_why(store: Store) -> None:
