@@ -50,8 +50,7 @@ class Collector:
 
     async def run(self, job_id: str) -> None:
         """Do what the most urgent job's state asks for now; nothing if no job is due."""
-        claim, bells = await self._desk.store.claim(Queue.COLLECT, job_id, self._terms.lease_s)
-        self._desk.ring(bells)
+        claim = await self._desk.claim(Queue.COLLECT, job_id, self._terms.lease_s)
         if claim is None:
             return
         lease = Lease(claim, self._clock, self._terms.lease_s)

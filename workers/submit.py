@@ -77,8 +77,7 @@ class Submitter:
 
     async def run(self, job_id: str) -> None:
         """Do what the job's state asks for now. A bell that comes too early or twice finds nothing to claim."""
-        claim, bells = await self._desk.store.claim(Queue.SUBMIT, job_id, self._terms.lease_s)
-        self._desk.ring(bells)
+        claim = await self._desk.claim(Queue.SUBMIT, job_id, self._terms.lease_s)
         if claim is None:
             return
         job, lease = claim.job, Lease(claim, self._clock, self._terms.lease_s)

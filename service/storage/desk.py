@@ -13,16 +13,18 @@ from typing import Final, Protocol, TypeVar
 
 from service.clock import Clock
 from service.domain.events import Event
-from service.domain.job import Job
+from service.domain.job import Job, Queue
 from service.domain.lifecycle import Change, decide
 from service.storage.connection import RedisError
-from service.storage.store import Bell, Outcome, Store, Unconfirmed, Written
+from service.storage.record import CorruptRecord, NewerRecord
+from service.storage.store import Bell, Claim, Outcome, Store, Unconfirmed, Written
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
 RETRY_GAP_S: Final = 0.25  # between tries of a write while Redis is away
+NEWER_AGAIN_S: Final = 30.0  # between looks at a record of a newer release
 _STALE_MOST: Final = 50  # a fact that loses this often in a row has met a bug, not a neighbour
 
 
@@ -95,6 +97,29 @@ class Desk:
         if written.outcome not in (Outcome.APPLIED, Outcome.ALREADY):
             return None
         return await self._patiently(lambda: self.store.get(job.id), until)
+
+    async def claim(self, queue: Queue, job_id: str, lease_s: float) -> Claim | None:
+        """`store.claim`, with its bells rung. None also for a record that cannot be read: condemned, or left alone.
+
+        Killed half-way: the lease runs out, and whoever claims next finds the same.
+        """
+        try:
+            claim, bells = await self.store.claim(queue, job_id, lease_s)
+        except CorruptRecord as error:
+            await self.condemn(error)
+            return None
+        except NewerRecord as error:
+            log.warning("left alone: %s", error, extra={"job": error.job_id})
+            await self.store.plan("job", error.job_id, NEWER_AGAIN_S)
+            return None
+        self.ring(bells)
+        return claim
+
+    async def condemn(self, error: CorruptRecord) -> None:
+        """`store.condemn`, told to the operator."""
+        written = await self.store.condemn(error.job_id)
+        log.error("a record cannot be read: %s", error, extra={"job": error.job_id, "outcome": written.outcome})
+        self.ring(written.bells)
 
     def ring(self, bells: Iterable[Bell]) -> None:
         """Send bells without waiting for them."""

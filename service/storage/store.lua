@@ -5,6 +5,7 @@
 -- ARGV[1]  verb        ARGV[2]  its arguments, JSON        ARGV[3…]  fields of the record: name, value, name, value …
 --
 --   job:{id}            hash    the record; `version` counts writes, `sum` is the SHA-1 over all other fields
+--   corrupt:{id}        hash    what a record was that could not be read, for diagnosis
 --   log:{id}            list    the job's own events, JSON, oldest first
 --   due                 zset    {kind}:{id} → when it must be looked at (ms); a claim moves it to the end of a lease
 --   rung                zset    {kind}:{id} → when its bell last went out; a claim takes it off
@@ -38,6 +39,7 @@ local CALLBACK_LOST_MS = 60000 -- the provider tries again after 1, 5 and 30 s, 
 local ADMIT_AT_ONCE = 100
 local WEIGHT = {high = 16, normal = 4, low = 1}
 local PRIORITIES = {'high', 'normal', 'low'}
+local STATUSES = {'queued', 'submitting', 'generating', 'collecting', 'succeeded', 'failed', 'cancelled'}
 
 local function int(n) return string.format('%.0f', n) end
 
@@ -65,13 +67,19 @@ end
 
 -- A flipped byte in a value would be served silently: readers recompute this and refuse the record.
 -- NAMES, the record's fields in their order, stands before this file (a sort here would follow the server's locale).
-local function seal(id)
-  local values, parts = call('HMGET', P .. 'job:' .. id, unpack(NAMES)), {}
+local function digest(id)
+  local values, parts, schema = call('HMGET', P .. 'job:' .. id, unpack(NAMES)), {}, ''
   for i, name in ipairs(NAMES) do
     if values[i] then parts[#parts + 1] = name .. '=' .. values[i] .. '\n' end
+    if name == 'schema' then schema = values[i] or '' end
   end
-  call('HSET', P .. 'job:' .. id, 'sum', redis.sha1hex(table.concat(parts)))
+  return schema .. ':' .. redis.sha1hex(table.concat(parts))
 end
+
+local function seal(id) call('HSET', P .. 'job:' .. id, 'sum', digest(id)) end
+
+-- A record that is not sound is believed in nothing: to write over it would seal what is wrong in it.
+local function sound(id) return call('HGET', P .. 'job:' .. id, 'sum') == digest(id) end
 
 local function write(id, fields, stamps)
   local key = P .. 'job:' .. id
@@ -257,7 +265,7 @@ function verbs.create()
   if a.retry_of then
     local old = call('HMGET', P .. 'job:' .. a.retry_of, 'version', 'retried_by')
     if old[2] and old[2] ~= '' then return {'retried', int(now), {}, old[2]} end
-    if old[1] ~= a.old_version then return {'stale', int(now), {}} end
+    if old[1] ~= a.old_version or not sound(a.retry_of) then return {'stale', int(now), {}} end
   elseif cfg.backlog_max > 0 and call('ZCARD', P .. 'jobs:queued') >= cfg.backlog_max then
     return {'full', int(now), {}}
   end
@@ -291,7 +299,7 @@ function verbs.create()
   return {'created', int(now), admit()}
 end
 
--- The one write that moves a job. applied | already | stale | gone | taken (the provider task is another job's)
+-- The one write that moves a job. applied | already | stale | gone | corrupt | taken (the provider task is another's)
 function verbs.apply()
   local key = P .. 'job:' .. a.id
   local r = call('HMGET', key, 'version', 'seen', 'status', 'caller', 'model', 'group', 'batch_id', 'deadline_at')
@@ -299,6 +307,7 @@ function verbs.apply()
   local seen = r[2] or ''
   if string.find(seen, a.event_id, 1, true) then return {'already', int(now), {}} end
   if r[1] ~= a.version then return {'stale', int(now), {}} end
+  if not sound(a.id) then return {'corrupt', int(now), {}} end
   if a.own then
     local owner = call('GET', P .. 'task:' .. a.own)
     if owner and owner ~= a.id then return {'taken', int(now), {}} end
@@ -336,21 +345,26 @@ local function must_wait(id, r)
   return true
 end
 
+local function lease(id)
+  call('ZADD', P .. 'due', int(now + a.lease_ms), 'job:' .. id)
+  call('ZREM', P .. 'rung', 'job:' .. id)
+  return id
+end
+
 local function take(id)
   local member = 'job:' .. id
   local at = num(call('ZSCORE', P .. 'due', member))
   if not at or at > now then return nil, {} end
   local v = call('HMGET', P .. 'job:' .. id, 'status', 'group', 'priority', 'caller', 'deadline_at', 'queue')
-  if not v[1] then
+  if not v[1] and call('EXISTS', P .. 'job:' .. id) == 0 then
     call('ZREM', P .. 'due', member) -- its record is gone: nothing can be done for it
     return nil, {}
   end
+  if not sound(id) then return lease(id), {} end -- whoever asked will find out
   if v[6] ~= a.queue then return nil, {} end
   local r = {status = v[1], group = v[2], priority = v[3], caller = v[4], deadline_at = num(v[5])}
   if must_wait(id, r) then return nil, admit() end
-  call('ZADD', P .. 'due', int(now + a.lease_ms), member)
-  call('ZREM', P .. 'rung', member)
-  return id, {}
+  return lease(id), {}
 end
 
 -- Who looks at it now? A `collect` bell means: take what expires first. claimed | none
@@ -376,6 +390,13 @@ function verbs.renew()
   return {'renewed', int(now), {}, int(now + a.lease_ms)}
 end
 
+-- Whose step is next; of a record that cannot say it, any queue's, which will find out.
+local function queue_of(id)
+  local queue = call('HGET', P .. 'job:' .. id, 'queue')
+  if queue == 'submit' or queue == 'collect' then return queue end
+  return call('EXISTS', P .. 'job:' .. id) == 1 and 'collect' or nil
+end
+
 -- What is due and unclaimed, soonest first: {queue or kind, id, …}. A bell that led to nothing goes out again after
 -- `again_ms`.
 function verbs.ripen()
@@ -385,8 +406,8 @@ function verbs.ripen()
   call('ZREMRANGEBYSCORE', P .. 'rung', '-inf', int(now - a.again_ms))
   for _, member in ipairs(call('ZRANGE', P .. 'due', '-inf', int(now), 'BYSCORE', 'LIMIT', 0, a.most)) do
     local kind, id = string.match(member, '^(%a+):(.+)$')
-    local queue = kind == 'job' and call('HGET', P .. 'job:' .. id, 'queue') or kind
-    if kind == 'job' and not queue then call('ZREM', P .. 'due', member)
+    local queue = kind == 'job' and queue_of(id) or kind
+    if queue == 'job' then call('ZREM', P .. 'due', member) -- its record is gone
     elseif (room[queue] or 0) > 0 and call('ZADD', P .. 'rung', 'NX', int(now), member) == 1 then
       room[queue] = room[queue] - 1
       out[#out + 1], out[#out + 2] = queue, id
@@ -428,7 +449,7 @@ end
 local function forget(id)
   local key = P .. 'job:' .. id
   local r = call('HMGET', key, 'caller', 'batch_id', 'status', 'tasks', 'group')
-  if r[1] then
+  if r[1] and sound(id) then
     index(id, r[1], r[2], r[3], nil)
     hold(id, r[5], false)
     for _, task in pairs(cjson.decode(r[4])) do
@@ -440,6 +461,34 @@ local function forget(id)
   call('ZREM', P .. 'ended', id)
   call('ZREM', P .. 'ripe', id)
   call('ZREM', P .. 'awaited', id)
+end
+
+-- A record that cannot be read ends: failed(record_corrupt), with the fields in ARGV, which are what is sure of it. What
+-- it was is kept aside. One that had nothing left to do just goes: its sidecar in the bucket says what became of it.
+-- condemned | buried | stale (it is not what the caller has read) | gone
+function verbs.condemn()
+  local key = P .. 'job:' .. a.id
+  if call('EXISTS', key) == 0 then return {'gone', int(now), {}} end
+  if digest(a.id) ~= a.digest or sound(a.id) and not a.unreadable then return {'stale', int(now), {}} end
+  local over = call('ZSCORE', P .. 'ended', a.id)
+  call('RENAME', key, P .. 'corrupt:' .. a.id)
+  call('PEXPIRE', P .. 'corrupt:' .. a.id, cfg.tomb_ms)
+  for _, status in ipairs(STATUSES) do index(a.id, a.caller, a.batch, status, nil) end
+  for _, group in ipairs(cfg.groups) do
+    hold(a.id, group, false)
+    unwait(a.id, group)
+  end
+  call('ZREM', P .. 'ripe', a.id)
+  if over then
+    forget(a.id)
+    return {'buried', int(now), {}}
+  end
+  write(a.id, {unpack(ARGV, 3)}, a.stamps)
+  index(a.id, a.caller, a.batch, nil, a.to)
+  schedule(a.id, 0, nil)
+  call('ZADD', P .. 'rung', int(now), 'job:' .. a.id)
+  emit(a.id, a.caller, a.batch, a.from)
+  return {'condemned', int(now), admit()}
 end
 
 -- Records that ended long enough ago leave Redis; the bucket keeps their sidecars.

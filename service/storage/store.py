@@ -8,11 +8,12 @@ method raises `RedisError` when Redis cannot be reached in time.
 import hashlib
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from importlib import resources
 from typing import Any, Final
 
+from service.domain.errors import ErrorCode, JobError
 from service.domain.events import NOW
 from service.domain.job import Job, Queue, Status
 from service.domain.lifecycle import KEEP, Change
@@ -72,6 +73,7 @@ class Outcome(StrEnum):
     GONE = "gone"
     TAKEN = "taken"
     BURIED = "buried"
+    CONDEMNED = "condemned"
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +216,10 @@ class Store:
         return Written(Outcome(reply[0]), int(reply[1]), reply[3] if len(reply) > 3 else job.id, bells)
 
     async def apply(self, change: Change, event_id: str, *, confirm: bool = False) -> Written:
-        """Move a job, if its version still stands. `confirm`: wait for the replicas (before something is bought)."""
+        """Move a job, if its version still stands. `confirm`: wait for the replicas (before something is bought).
+
+        Raises record.CorruptRecord: what lies there now is not what was written.
+        """
         job = change.job
         stamps = [name for name, value in change.patch.items() if value is NOW]
         fields = {name: value for name, value in change.patch.items() if value is not NOW}
@@ -238,8 +243,61 @@ class Store:
         }
         moved = {"status": change.to, "reason": change.event, "queue": change.queue}
         reply = await self._run("apply", arguments, fields | moved, confirm=confirm)
+        if reply[0] == "corrupt":
+            raise record.CorruptRecord(job.id, "it was changed since it was read")
         own = (Bell(change.queue, job.id),) if change.ring and reply[0] == "applied" else ()
         return Written(Outcome(reply[0]), int(reply[1]), job.id, (*own, *_submits(reply[2])))
+
+    async def condemn(self, job_id: str) -> Written:
+        """End a job whose record cannot be read, with what can; the record is kept aside. STALE: it is sound after all.
+
+        Raises record.NewerRecord, which is not ours to judge.
+        """
+        flat = await self._flat(job_id)
+        if not flat:
+            return Written(Outcome.GONE, 0, job_id)
+        try:
+            record.read(flat, job_id)
+        except record.CorruptRecord as error:
+            return await self._condemn(flat, error)
+        return Written(Outcome.STALE, 0, job_id)
+
+    async def _condemn(self, flat: Mapping[str, str], error: record.CorruptRecord) -> Written:
+        log = await self._last_words(error.job_id)
+        job = record.salvage(flat, error.job_id)
+        job = replace(
+            job,
+            caller=log.get("caller", job.caller),
+            batch_id=log.get("batch_id", job.batch_id),
+            status=Status.FAILED,
+            reason="corrupt",
+            error=JobError(ErrorCode.RECORD_CORRUPT, "the job's record in Redis was damaged", retryable=True),
+        )
+        arguments = {
+            "id": job.id,
+            "caller": job.caller,
+            "batch": job.batch_id or "",
+            "digest": record.checksum(flat),
+            "unreadable": flat.get("sum") == record.checksum(flat),
+            "event": job.reason,
+            "detail": str(error),
+            "from": log.get("status"),
+            "to": job.status,
+            "stamps": ["finished_at"],
+        }
+        more = {"version": log.get("version", job.version), "created_at": job.created_at}
+        reply = await self._run("condemn", arguments, record.fresh(job) | more | {"group": "", "queue": Queue.COLLECT})
+        own = (Bell(Queue.COLLECT, job.id),) if reply[0] == "condemned" else ()
+        return Written(Outcome(reply[0]), int(reply[1]), job.id, (*own, *_submits(reply[2])))
+
+    async def _last_words(self, job_id: str) -> dict[str, Any]:
+        """What the job's own log says of it: written apart from the record, so not damaged with it."""
+        rows = await self._redis.lrange(self._key("log", job_id), -1, -1)
+        try:
+            entry = json.loads(rows[-1])
+            return {name: str(entry[name]) for name in ("caller", "batch_id", "status", "version") if name in entry}
+        except (ValueError, IndexError, TypeError):
+            return {}
 
     async def bury(self, job: Job, *, busy_s: float) -> Outcome:
         """Delete an ended job's record; its objects are due to be erased, after `busy_s` if a step may still run."""
@@ -254,13 +312,16 @@ class Store:
     # ---- due work ------------------------------------------------------------------------------------------------
 
     async def claim(self, queue: Queue, job_id: str, lease_s: float) -> tuple[Claim | None, tuple[Bell, ...]]:
-        """A lease on the job, or for `collect` on the one whose URL expires first; None if there is nothing to do."""
+        """A lease on the job, or for `collect` on the one whose URL expires first; None if there is nothing to do.
+
+        Raises record.CorruptRecord and NewerRecord, each with the id of the job that the lease is on.
+        """
         reply = await self._run("claim", {"queue": queue, "id": job_id, "lease_ms": _ms(lease_s)})
         bells = _submits(reply[2])
         if reply[0] == "none":
             return None, bells
-        _, now, _, _, lease_end, gate, flat = reply
-        return Claim(record.read(_pairs(flat)), int(now), int(lease_end), gate), bells
+        _, now, _, claimed, lease_end, gate, flat = reply
+        return Claim(record.read(_pairs(flat), claimed), int(now), int(lease_end), gate), bells
 
     async def renew(self, job_id: str, lease_end: int, lease_s: float) -> int | None:
         """The new end of the lease, or None: it ran out, or something happened to the job."""
@@ -296,8 +357,12 @@ class Store:
 
     async def get(self, job_id: str) -> Job | None:
         """The job, or None. Raises record.CorruptRecord, record.NewerRecord."""
+        flat = await self._flat(job_id)
+        return record.read(flat, job_id) if flat else None
+
+    async def _flat(self, job_id: str) -> dict[str, str]:
         flat = await self._redis.hgetall(self._key("job", job_id))
-        return record.read({_text(name): _text(value) for name, value in flat.items()}) if flat else None
+        return {_text(name): _text(value) for name, value in flat.items()}
 
     async def buried_by(self, job_id: str) -> str | None:
         """The caller who deleted the job, as long as its tombstone stands."""

@@ -1,6 +1,7 @@
 """The table, walked at random and row by row."""
 
 import json
+from contextlib import suppress
 from dataclasses import fields, replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from service.domain.errors import ErrorCode, JobError
 from service.domain.job import ENDED, Image, Job, Queue, Status
 from service.domain.lifecycle import KEEP, SETTLING, TABLE, decide
 from service.storage import record
+from workers.close import sidecar
 
 IMAGE = Image("bucket", "images/x.png", "00" * 32, 3, 1, 1, "image/png", None)
 JOB = Job(id="job_1", caller="alice", model="flux-dev", request={"prompt": "a cat"})
@@ -223,7 +225,14 @@ def test_a_flipped_byte_is_noticed() -> None:
 
 def test_a_newer_record_is_left_alone() -> None:
     with pytest.raises(record.NewerRecord):
-        record.read({"id": "job_1", "schema": str(record.SCHEMA + 1)})
+        record.read({"id": "job_1", "schema": "2", "sum": "2:of fields that we do not know"})
+
+
+@given(st.dictionaries(st.sampled_from([*record.NAMES, "sum"]), st.text() | st.sampled_from(["2", "2:x", "{}", "[1]"])))
+def test_any_hash_is_a_job_or_corrupt_or_newer_and_what_is_left_of_it_can_be_shown(flat: dict[str, str]) -> None:
+    with suppress(record.CorruptRecord, record.NewerRecord):
+        record.read(flat)
+    assert sidecar(record.salvage(flat, "job_1"))
 
 
 def test_the_body_of_a_record_is_json_an_operator_can_read() -> None:
