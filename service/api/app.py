@@ -126,7 +126,7 @@ def _app(parts: Parts, health: Health, lifespan: Any) -> Starlette:
     rows = _rows(parts, health, orders)
     cap = partial(_body_limit, parts.settings.max_body_bytes, orders.max_bytes)
     app = Starlette(
-        routes=[Route(row.path, endpoint, methods=[row.method.upper()]) for row, endpoint in rows],
+        routes=_routes(rows),
         middleware=[
             Middleware(RequestId, clock=parts.clock),
             Middleware(Counted, metrics=parts.metrics),
@@ -138,6 +138,21 @@ def _app(parts: Parts, health: Health, lifespan: Any) -> Starlette:
     )
     app.router.redirect_slashes = False  # a redirect would tell known paths from unknown ones
     return app
+
+
+def _routes(rows: list[Row]) -> list[Route]:
+    """One route a path, so that a 405 names every method that the path takes (RFC 9110, section 15.5.6)."""
+    paths: dict[str, dict[str, Endpoint]] = {}
+    for row, endpoint in rows:
+        paths.setdefault(row.path, {})[row.method.upper()] = endpoint
+    return [Route(path, _by_method(endpoints), methods=list(endpoints)) for path, endpoints in paths.items()]
+
+
+def _by_method(endpoints: dict[str, Endpoint]) -> Endpoint:
+    async def serve(request: Request) -> Response:
+        return await endpoints["GET" if request.method == "HEAD" else request.method](request)
+
+    return serve
 
 
 def _rows(parts: Parts, health: Health, orders: Orders) -> list[Row]:
