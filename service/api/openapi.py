@@ -51,6 +51,7 @@ KEY: Final = header(
 )
 LAST: Final = header("Last-Event-ID", {"type": "string"}, "Continue after this event")
 STREAM: Final = "text/event-stream"
+BATCH: Final = "^(batch_[0-6][0-9A-HJKMNP-TV-Z]{25})?$"
 UNKNOWN: Final = {404: "not_found"}
 
 API: Final = (
@@ -80,7 +81,7 @@ API: Final = (
         {200: ("A page", ref("JobPage"))},
         (
             query("status", {"enum": list(shapes.STATUSES)}, "Only jobs in this state"),
-            query("batch", {"type": "string"}, "Only jobs of this batch"),
+            query("batch", {"type": "string", "pattern": BATCH}, "Only jobs of this batch"),
             query("limit", {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}, "How many"),
             query("cursor", {"type": "string"}, "`next_cursor` of the page before"),
         ),
@@ -231,6 +232,8 @@ def _response(sentence: str, content: Json | str | None) -> Json:
     match content:
         case None:
             return {"description": sentence}
+        case "text/event-stream":  # 3.1 has no word for the shape of single events
+            return {"description": sentence, "content": {STREAM: {}}}
         case str(media_type):
             return {"description": sentence, "content": {media_type: {"schema": {"type": "string"}}}}
         case schema:

@@ -14,6 +14,9 @@ INPUT_URL_CHARS_MAX: Final = 8_192  # presigned URLs with a session token pass 2
 _DATA_URL: Final = re.compile(r"data:image/[a-z0-9.+-]{1,40};base64,", re.IGNORECASE)
 WEB_URL: Final = r"^https?://[^\s/?#@\\]+([/?#][!-~]*)?$"  # without credentials
 _WEB_URL: Final = re.compile(WEB_URL)
+_BASE64: Final = r"([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)"
+# What `split_input` takes, for the schema's readers; megabytes are not matched against it.
+INPUT: Final = rf"^({WEB_URL[1:-1]}|(data:image/[A-Za-z0-9.+-]{{1,40}};base64,)?{_BASE64})$"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
+from service.domain.inputs import INPUT
+
 PROMPT_CHARS_MAX: Final = 10_000
 SEED_MAX: Final = 2**64 - 1
 ASPECT_RATIO: Final = r"^[1-9][0-9]{0,3}:[1-9][0-9]{0,3}$"  # W:H; the range is `_in_range`'s
@@ -63,6 +65,9 @@ _Ratio = Annotated[str, StringConstraints(pattern=ASPECT_RATIO), AfterValidator(
 PROMPT: Final[Kind] = (Annotated[str, Field(min_length=1, max_length=PROMPT_CHARS_MAX)], ...)
 SEED: Final[Kind] = (Annotated[int, Field(ge=0, le=SEED_MAX)] | None, None)
 IMAGE: Final[Kind] = (
-    Annotated[Annotated[str, Field(min_length=1)] | None, Field(description="An http(s) URL, or base64")],
+    Annotated[
+        Annotated[str, Field(min_length=1, json_schema_extra={"pattern": INPUT})] | None,
+        Field(description="An http(s) URL, or base64"),
+    ],
     None,
 )
