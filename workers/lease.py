@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from service.clock import Clock
 from service.storage.connection import RedisError
 from service.storage.store import Claim, Store
+from workers.patience import cut
 
 
 class Lease:
@@ -47,6 +48,4 @@ async def renewed(lease: Lease, store: Store) -> AsyncIterator[Lease]:
     try:
         yield lease
     finally:
-        renewing.cancel()
-        with suppress(asyncio.CancelledError):
-            await renewing
+        await cut({renewing})  # redis-py may lose a cancellation, and then the step would never end
