@@ -339,6 +339,20 @@ class PullFailed(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Spooled(Event):
+    """The bucket cannot be reached: the bytes wait, fsynced, in this spool. Put again after `delay_s`, from there."""
+
+    name: ClassVar[str] = "spooled"
+    spool: str
+
+    def applies(self, job: Job) -> bool:
+        return not job.sealed
+
+    def patch(self, job: Job) -> Patch:  # noqa: ARG002 -- as the base says
+        return {"spool": self.spool}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoreFailed(Event):
     """The bucket could not be reached for the sidecar. Due again after `delay_s`."""
 
@@ -350,7 +364,7 @@ class StoreFailed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refreshed(Event):
-    """The provider was asked again and gave a fresh URL."""
+    """The provider was asked again and gave a fresh URL: the bytes that a spool had are not counted on any more."""
 
     name: ClassVar[str] = "refreshed"
     url: str
@@ -360,7 +374,7 @@ class Refreshed(Event):
         return not job.sealed
 
     def patch(self, job: Job) -> Patch:  # noqa: ARG002 -- as the base says
-        return {"result_url": self.url, "result_expires_at": self.expires_at}
+        return {"result_url": self.url, "result_expires_at": self.expires_at, "spool": None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -388,7 +402,7 @@ class Sealed(Event):
         return not job.sealed
 
     def patch(self, job: Job) -> Patch:  # noqa: ARG002 -- as the base says
-        return {"image": self.image, "finished_at": NOW, "result_url": None}
+        return {"image": self.image, "finished_at": NOW, "result_url": None, "spool": None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -110,6 +110,7 @@ class Job:
     result_url: str | None = None  # never shown, never logged: it is a signed URL
     result_expires_at: int | None = None
     result_seed: int | None = None
+    spool: str | None = None  # the machine's directory where its pulled bytes wait for the bucket
     image: Image | None = None
     error: JobError | None = None
     sidecar: bool = False  # the bucket's lasting record of the ended job is written

@@ -83,7 +83,8 @@ class Change:
     holds_slot: bool
     queue: Queue
     ring: bool
-    ripe: bool  # an image waits at a URL that expires
+    ripe: bool  # an image is not in the bucket yet: it waits at a URL that expires, or in `spool`
+    spool: str | None
     deadline_counts: bool  # the caller's deadline may still end it
     signal: Signal | None
     signal_s: float  # with it: how long submissions pause (429's Retry-After)
@@ -140,6 +141,7 @@ TABLE: Final[Table] = {
     (S.GENERATING, e.Poisoned): _CLOSE,
     (S.GENERATING, e.CancelAsked): Row(S.CANCELLED, Due.REST, ring=True),
     (S.COLLECTING, e.PullFailed): Row(S.COLLECTING, Due.LATER),
+    (S.COLLECTING, e.Spooled): Row(S.COLLECTING, Due.LATER),
     (S.COLLECTING, e.StoreFailed): Row(S.COLLECTING, Due.LATER),
     (S.COLLECTING, e.Refreshed): Row(S.COLLECTING, Due.NOW, ring=True),
     (S.COLLECTING, e.Sealed): Row(S.COLLECTING, Due.KEEP),
@@ -197,6 +199,7 @@ def decide(job: Job, event: e.Event) -> Change | None:
         queue=_queue(row.to, patch.get("candidate", job.candidate)),
         ring=row.ring and due_s == 0,
         ripe=row.to is S.COLLECTING and patch.get("image", job.image) is None,
+        spool=patch.get("spool", job.spool),
         deadline_counts=row.to not in ENDED and patch.get("image", job.image) is None,
         signal=SIGNALS.get(type(event)),
         signal_s=event.delay_s,

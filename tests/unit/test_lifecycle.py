@@ -43,6 +43,7 @@ EVENTS: dict[type[e.Event], st.SearchStrategy[e.Event]] = {
     e.Hinted: st.builds(e.Hinted, candidate=st.none() | tasks),
     e.Disproved: st.builds(e.Disproved),
     e.PullFailed: st.builds(e.PullFailed),
+    e.Spooled: st.builds(e.Spooled, spool=st.sampled_from(["spool-a", "spool-b"]), delay_s=st.just(9.0)),
     e.StoreFailed: st.builds(e.StoreFailed),
     e.Refreshed: st.builds(e.Refreshed, url=st.just("https://x/z")),
     e.Lost: st.builds(e.Lost, code=st.sampled_from([ErrorCode.RESULT_EXPIRED, ErrorCode.STORAGE_CONFLICT])),
