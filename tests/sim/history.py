@@ -1,0 +1,114 @@
+"""The history checker: what happened, read afterwards from what was written down, against the promises P1 to P6.
+
+It takes plain dicts, so that it reads simulated, tested and real systems alike:
+
+- `lines`: the events stream, oldest first, as `Store.events` gives it: id, status, from, reason, at, version, by;
+- `jobs`: the jobs as the API shows them at the end (`service.domain.view.view`);
+- `ledger`: what the provider accepted, a row each: job_id, provider_id (of the rehearsal provider: `/_ledger`'s
+  submissions; the job's id is in the `webhook_url`);
+- `objects`: what the bucket holds: key -> job_id, sha256 (of the bytes), and made_for (the provider task that an image
+  shows, where the test's images say so);
+- `answers`: to whom (`order`, `cancel`, … or `callback`) and with which status, and the id of an accepted order.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Final
+
+Row = Mapping[str, Any]
+
+ENDED: Final = frozenset({"succeeded", "failed", "cancelled"})
+TO_CALLBACKS: Final = frozenset({204, 401, 404, 503})
+PURCHASES_MOST: Final = 2
+
+
+def violations(
+    *,
+    lines: Iterable[Row],
+    jobs: Iterable[Row],
+    ledger: Iterable[Row],
+    objects: Mapping[str, Row],
+    answers: Iterable[Row] = (),
+) -> list[str]:
+    """Every broken promise as a sentence; empty: all were kept. All jobs are expected to have ended."""
+    stories: defaultdict[str, list[Row]] = defaultdict(list)
+    for line in lines:
+        stories[line["id"]].append(line)
+    shown = {job["id"]: job for job in jobs}
+    bought = [dict(row) for row in ledger]
+    found = [f"{job_id}: {fault}" for job_id, story in stories.items() for fault in story_faults(story)]
+    found += [f"{job['id']}: P2 still {job['status']}" for job in shown.values() if job["status"] not in ENDED]
+    found += [f"{job['id']}: {fault}" for job in shown.values() for fault in image_faults(job, shown, bought, objects)]
+    found += purchase_faults(shown, bought)
+    found += answer_faults(answers, stories)
+    return found
+
+
+def story_faults(story: Sequence[Row]) -> Iterable[str]:
+    """P2, and the fence: one write a version, each from where the one before had led, and no way back from an end."""
+    if story[0]["reason"] != "created":
+        yield f"P1 its first event is {story[0]['reason']}"
+    for before, line in pairwise(story):
+        where = f"{line['reason']} at version {line['version']}"
+        if line["from"] != before["status"]:
+            yield f"P2 {where} left {line['from']}, but the job was {before['status']}"
+        if int(line["version"]) <= int(before["version"]):
+            yield f"P2 {where} follows version {before['version']}"
+        if before["status"] in ENDED and line["status"] != before["status"]:
+            yield f"P2 {where} changed {before['status']} to {line['status']}"
+
+
+def image_faults(job: Row, jobs: Mapping[str, Row], ledger: Sequence[Row], objects: Mapping[str, Row]) -> Iterable[str]:
+    """P3: what succeeded has its image, whole, its own; what did not leaves none behind."""
+    own = [key for key, thing in objects.items() if key.startswith("images/") and thing["job_id"] == job["id"]]
+    if job["status"] != "succeeded":
+        if own and job["status"] in ENDED:
+            yield f"P3 {job['status']}, and yet {own} is there"
+        return
+    image = job["image"]
+    thing = objects.get(image["key"])
+    if thing is None:
+        yield "P3 succeeded without its object"
+    elif thing["sha256"] != image["sha256"]:
+        yield "P3 the object is not what was hashed"
+    elif thing["job_id"] != job["id"]:
+        yield f"P3 the object belongs to {thing['job_id']}"
+    elif "made_for" in thing:
+        line = set(ancestry(job, jobs))
+        makers = {row["job_id"] for row in ledger if row["provider_id"] == thing["made_for"]}
+        if not makers & line:
+            yield f"P3 shows the image of {makers}"
+
+
+def ancestry(job: Row, jobs: Mapping[str, Row]) -> Iterable[str]:
+    """The job and those that it retries."""
+    at: str | None = job["id"]
+    while at is not None:
+        yield at
+        at = jobs[at]["retry_of"] if at in jobs else None
+
+
+def purchase_faults(jobs: Mapping[str, Row], ledger: Sequence[Row]) -> Iterable[str]:
+    """P4: one purchase; two only where the job says so; never three."""
+    for job_id, count in Counter(row["job_id"] for row in ledger).items():
+        flagged = job_id not in jobs or jobs[job_id]["possible_duplicate"]
+        if count > PURCHASES_MOST or (count > 1 and not flagged):
+            yield f"{job_id}: P4 bought {count} times, possible_duplicate={flagged}"
+
+
+def answer_faults(answers: Iterable[Row], stories: Mapping[str, list[Row]]) -> Iterable[str]:
+    """P1, P5, P6: an accepted order is on record, a key names one job, and a callback is never a surprise."""
+    keys: dict[tuple[str, str], str] = {}
+    for answer in answers:
+        job_id, status = answer.get("job_id"), answer["status"]
+        if answer["to"] == "callback" and status not in TO_CALLBACKS:
+            yield f"P6 a callback was answered {status}"
+        if status >= 500 and status != 503:
+            yield f"P10 {answer['to']} was answered {status}"
+        if job_id is not None and job_id not in stories:
+            yield f"{job_id}: P1 accepted, and not on record"
+        if job_id is not None and "key" in answer:
+            first = keys.setdefault((answer["caller"], answer["key"]), job_id)
+            if first != job_id:
+                yield f"{job_id}: P5 its key had made {first}"

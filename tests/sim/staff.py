@@ -1,0 +1,310 @@
+"""The service's own code at work in a simulated world: worker processes, and the HTTP process that takes orders.
+
+Everything from the receiver of callbacks to the sweep is the real thing; only what it is handed is not.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar, cast
+from urllib.parse import urlsplit
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.api.endings import Endings
+from service.api.inputs import Inputs
+from service.api.jobs import Jobs
+from service.api.orders import Orders
+from service.api.past import Past
+from service.api.problems import ProblemError
+from service.api.reader import Reader
+from service.api.waiting import Waiting
+from service.api.webhooks import Webhooks
+from service.domain import answers
+from service.domain.answers import Answer, NotAccepted, Unknown
+from service.domain.job import Queue
+from service.metrics import Metrics
+from service.parsers import WebhookKey
+from service.storage.bucket import Bucket
+from service.storage.connection import RedisError
+from service.storage.desk import Desk
+from service.storage.objects import BucketError
+from service.storage.store import Limits
+from service.tokens import CallbackKeys
+from tests.sim.bucket import Shelf, SimBucket, digest
+from tests.sim.memory import MemoryStore
+from tests.sim.provider import Provider, Reply
+from tests.sim.world import Cut, Process, World
+from workers import collect, submit, sweep
+from workers.close import Closer
+from workers.collect import Collector
+from workers.download import DownloadFailure, FailureKind
+from workers.fetch import Fetched, Fetcher
+from workers.flux import Flux
+from workers.images import Image, NotAnImage
+from workers.pull import Puller
+from workers.submit import Submitter
+from workers.sweep import Sweep
+from workers.timing import Timing
+
+T = TypeVar("T")
+
+METRICS: Final = Metrics()
+KEYS: Final = CallbackKeys((WebhookKey("k1", b"k" * 32),))
+MEBIBYTE: Final = 2**20
+STEPS_AT_ONCE: Final = 6
+_JOB: ContextVar[str] = ContextVar("job")  # whose bell is being answered: the ledger's word, not the service's
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The settings that matter here."""
+
+    lease_s: float = 15.0
+    unknown_wait_s: float = 60.0
+    unknown_outcome: Literal["resubmit", "fail"] = "resubmit"
+    generation_timeout_s: float = 300.0
+    callbacks: bool = True
+    sweep_s: float = 5.0
+    limits: Limits = field(default_factory=lambda: Limits(max_in_flight=8))
+
+
+@dataclass
+class Town:
+    """What all processes share."""
+
+    world: World
+    shelf: Shelf
+    provider: Provider
+    terms: Terms
+    bells_lost: float = 0.0
+    bells_doubled: float = 0.0
+    bells_late: float = 0.0
+
+
+class SimRinger:
+    """Puts bells into the queues, or loses, doubles and delays them."""
+
+    def __init__(self, process: Process, town: Town) -> None:
+        self._process = process
+        self._town = town
+
+    async def ring(self, rings: Sequence[tuple[str, str]]) -> None:
+        try:
+            await self._process.effect("bell.ring", lambda: self._put_all(rings))
+        except Cut as cut:
+            raise RedisError("cut off") from cut
+
+    async def waiting(self, queue: str) -> int:
+        return self._town.world.bells[queue].ids.qsize()
+
+    def _put_all(self, rings: Sequence[tuple[str, str]]) -> None:
+        for queue, job_id in rings:
+            self._put(queue, job_id)
+
+    def _put(self, queue: str, job_id: str) -> None:
+        town, dice = self._town, self._town.world.dice
+        bells = town.world.bells[queue]
+        copies = 1 if not town.bells_lost else (dice.random() >= town.bells_lost) + (dice.random() < town.bells_doubled)
+        for _ in range(copies):
+            if town.bells_late and dice.random() < town.bells_late:
+                town.world.loop.call_later(dice.uniform(0, 30), bells.put, job_id)
+            else:
+                bells.put(job_id)
+
+
+class SimFlux:
+    """Stands where `workers.flux.Flux` does; what the bytes mean is judged by the service's own parsers."""
+
+    def __init__(self, process: Process, provider: Provider) -> None:
+        self._process = process
+        self._provider = provider
+
+    async def submit(self, model: str, body: Mapping[str, Any]) -> Answer:
+        job_id = _JOB.get()
+        try:
+            reply = await self._call("submit", lambda: self._provider.submit(job_id, dict(body)))
+        except Cut as cut:
+            return Unknown("no answer") if cut.happened else NotAccepted("not reached")
+        return answers.submit_answer(*reply)
+
+    async def result(self, provider_id: str) -> Answer:
+        try:
+            return answers.result_answer(*await self._call("result", lambda: self._provider.result(provider_id)))
+        except Cut:
+            return Unknown("no answer")
+
+    async def _call(self, name: str, act: Callable[[], Reply]) -> Reply:
+        return await self._process.effect(f"flux.{name}", act)
+
+
+class SimFetcher:
+    """Stands where `workers.fetch.Fetcher` does. A whole image begins as one and ends with a full stop."""
+
+    max_bytes = MEBIBYTE
+
+    def __init__(self, process: Process, provider: Provider, shelf: Shelf) -> None:
+        self._process = process
+        self._provider = provider
+        self._shelf = shelf
+
+    async def fetch(self, url: str) -> Fetched | DownloadFailure | NotAnImage:
+        try:
+            data = await self._process.effect("pull", lambda: self._provider.pull(url))
+        except Cut:
+            return DownloadFailure(FailureKind.UNAVAILABLE, "cut off")
+        if data is None:
+            return DownloadFailure(FailureKind.EXPIRED, "403")
+        seen = await self.examine(data)
+        if isinstance(seen, NotAnImage):
+            return seen
+        path = f"/nowhere/{len(self._shelf.files)}"
+        self._shelf.files[path] = data
+        return Fetched(Path(path), len(data), digest(data), seen)
+
+    async def examine(self, data: bytes) -> Image | NotAnImage:
+        whole = data.startswith(b"image of ") and data.endswith(b".")
+        return Image("image/jpeg", "jpeg", 64, 64) if whole else NotAnImage("truncated")
+
+
+def _desk(process: Process, town: Town) -> Desk:
+    async def seam(name: str, act: Callable[[], T]) -> T:
+        try:
+            return await process.effect(name, act)
+        except Cut as cut:
+            raise RedisError("cut off") from cut
+
+    store = MemoryStore(town.world.memory, town.terms.limits, actor=process.name, seam=seam)
+    return Desk(store, SimRinger(process, town), process.clock)
+
+
+class Worker(Process):
+    """A worker process: submitters, collectors and a sweep, as `workers/wiring.py` builds them."""
+
+    def __init__(self, town: Town, name: str, *, skew_ms: int = 0, sweeps: bool = True) -> None:
+        super().__init__(town.world, name, skew_ms=skew_ms)
+        self.town = town
+        self._build(random.Random(town.world.dice.random()), town.terms)
+        for _ in range(STEPS_AT_ONCE):
+            self.start(self._serve(Queue.SUBMIT, self.submitter.run))
+            self.start(self._serve(Queue.COLLECT, self.collector.run))
+        if sweeps:
+            self.start(self._guard(self.sweep.run()))
+
+    def _build(self, dice: random.Random, terms: Terms) -> None:
+        town, clock = self.town, self.clock
+        desk = _desk(self, town)
+        bucket = cast("Bucket", SimBucket(self, town.shelf))
+        flux = cast("Flux", SimFlux(self, town.provider))
+        fetcher = cast("Fetcher", SimFetcher(self, town.provider, town.shelf))
+        timing = Timing(desk.store, clock, dice, callbacks=terms.callbacks, gap_most_s=60.0)
+        waits = {"unknown_wait_s": terms.unknown_wait_s, "generation_timeout_s": terms.generation_timeout_s}
+        closer = Closer(desk, flux, bucket, dice, **waits)
+        puller = Puller(desk, flux, bucket, closer, fetcher, dice, generation_timeout_s=terms.generation_timeout_s)
+        buying = submit.Terms(
+            lease_s=terms.lease_s,
+            unknown_wait_s=terms.unknown_wait_s,
+            unknown_outcome=terms.unknown_outcome,
+            public_base_url="https://us.example" if terms.callbacks else None,
+            input_bytes_max=MEBIBYTE,
+        )
+        looking = collect.Terms(lease_s=terms.lease_s, **waits)
+        sweeping = sweep.Terms(interval_s=terms.sweep_s, again_s=10.0)
+        self.submitter = Submitter(desk, flux, bucket, timing, KEYS, clock, dice, buying)
+        self.collector = Collector(desk, flux, timing, puller, closer, clock, looking)
+        self.sweep = Sweep(desk, SimRinger(self, town), bucket, closer, clock, sweeping)
+
+    async def _serve(self, queue: Queue, step: Callable[[str], Awaitable[None]]) -> None:
+        while True:
+            job_id = await self.world.bells[queue].ids.get()
+            _JOB.set(job_id)
+            await self._guard(step(job_id))
+
+    async def _guard(self, work: Awaitable[None]) -> None:
+        """As RQ does: what a step raises ends the step. Only Redis being away is expected."""
+        try:
+            await work
+        except RedisError:
+            self.world.tally["steps ended without Redis"] += 1
+        except Exception as error:  # noqa: BLE001 -- a bug of whatever kind
+            self.world.bugs.append(f"{self.name}: a step raised {error!r}")
+
+
+class Front(Process):
+    """The HTTP process: the real endpoints, without the wire. Each call answers (status, body), None: it died."""
+
+    def __init__(self, town: Town, name: str, *, skew_ms: int = 0) -> None:
+        super().__init__(town.world, name, skew_ms=skew_ms)
+        desk = _desk(self, town)
+        bucket = cast("Bucket", SimBucket(self, town.shelf))
+        inputs = Inputs(desk.store, bucket, MEBIBYTE)
+        past = Past(desk.store, bucket)
+        orders = Orders(
+            extra_models=(), notify_hosts="", notified=(), max_body_bytes=MEBIBYTE, max_input_bytes=MEBIBYTE
+        )
+        waiting = Waiting(desk.store, Reader(desk.store), self.clock, 60.0)
+        self._jobs = Jobs(desk, bucket, past, waiting, orders, inputs, self.clock)
+        self._endings = Endings(desk, past, inputs, self.clock)
+        self._webhooks = Webhooks(desk, KEYS, METRICS)
+
+    async def order(self, caller: str, key: str, body: bytes) -> tuple[int, bytes] | None:
+        request = _request(body, headers=[(b"idempotency-key", key.encode())])
+        return await self._answer("order", lambda: self._jobs.create(request, caller))
+
+    async def cancel(self, caller: str, job_id: str) -> tuple[int, bytes] | None:
+        return await self._answer("cancel", lambda: self._endings.cancel(_request(job_id=job_id), caller))
+
+    async def retry(self, caller: str, job_id: str, *, rerun: bool = False) -> tuple[int, bytes] | None:
+        request = _request(job_id=job_id, query=b"rerun=true" if rerun else b"")
+        return await self._answer("retry", lambda: self._endings.retry(request, caller))
+
+    async def delete(self, caller: str, job_id: str) -> tuple[int, bytes] | None:
+        return await self._answer("delete", lambda: self._endings.delete(_request(job_id=job_id), caller))
+
+    async def call_back(self, url: str, body: bytes) -> int | None:
+        """The provider's POST to one of our addresses: its status."""
+        job_id, token = urlsplit(url).path.split("/")[-2:]
+        request = _request(body, job_id=job_id, token=token)
+        answer = await self._answer("callback", lambda: self._webhooks.receive(request))
+        return answer[0] if answer else None
+
+    async def _answer(self, what: str, call: Callable[[], Awaitable[Response]]) -> tuple[int, bytes] | None:
+        if not self.alive:
+            return None
+        work = self.start(self._respond(call))
+        await asyncio.wait([work])
+        if work.cancelled():
+            return None
+        status, body = work.result()
+        self.world.answers.append({"to": what, "status": status})
+        return status, body
+
+    async def _respond(self, call: Callable[[], Awaitable[Response]]) -> tuple[int, bytes]:
+        """What the application's exception handlers make of it."""
+        try:
+            response = await call()
+        except ProblemError as error:
+            return error.status, b""
+        except HTTPException as error:
+            return error.status_code, b""
+        except (RedisError, BucketError, TimeoutError):
+            return 503, b""
+        except Exception as error:  # noqa: BLE001 -- a bug of whatever kind
+            self.world.bugs.append(f"{self.name}: an endpoint raised {error!r}")
+            return 500, b""
+        return response.status_code, bytes(response.body)
+
+
+def _request(
+    body: bytes = b"", *, headers: Sequence[tuple[bytes, bytes]] = (), query: bytes = b"", **path: str
+) -> Request:
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": list(headers), "query_string": query}
+    return Request(scope | {"path_params": path}, receive)

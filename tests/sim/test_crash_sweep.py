@@ -1,0 +1,107 @@
+"""SQLite's loop: die before and after the first effect, the second, the third … until a run comes through alive.
+
+After each death a fresh process takes over, all bells are lost, and the sweep alone must heal what was begun.
+"""
+
+import base64
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Final, get_args
+
+import pytest
+
+from tests.sim.loop import run
+from tests.sim.provider import Manners
+from tests.sim.staff import Terms
+from tests.sim.town import Sim
+from tests.sim.world import Crash, When, entropy
+
+HEALED_WITHIN_S: Final = 1800.0
+IMAGE: Final = base64.b64encode(b"\x89PNG\r\n\x1a\n an input").decode()
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """`points`: effects of a run without a crash, which may grow and must not shrink."""
+
+    name: str
+    points: int
+    act: Callable[[Sim], Awaitable[None]]
+    ends: frozenset[str] = frozenset({"succeeded"})
+    first: tuple[str, ...] = ()
+    manners: Manners = field(default_factory=Manners)
+    terms: Terms = field(default_factory=Terms)
+
+
+async def order(sim: Sim) -> None:
+    await sim.order("a lighthouse")
+
+
+async def order_with_an_input(sim: Sim) -> None:
+    await sim.order("a lighthouse", image_prompt=IMAGE)
+
+
+async def cancel(sim: Sim) -> None:
+    job_id = await sim.order("a lighthouse") or ""
+    await sim.until(lambda: bool(sim.provider.ledger), HEALED_WITHIN_S)
+    await sim.cancel(job_id)
+
+
+async def retry(sim: Sim) -> None:
+    job_id = await sim.order("a lighthouse") or ""
+    await sim.until(lambda: sim.job(job_id).ended, HEALED_WITHIN_S)
+    await sim.retry(job_id)
+
+
+async def delete(sim: Sim) -> None:
+    job_id = await sim.order("a lighthouse", image_prompt=IMAGE) or ""
+    await sim.until(lambda: sim.job(job_id).ended, HEALED_WITHIN_S)
+    await sim.delete(job_id)
+
+
+EITHER: Final = frozenset({"succeeded", "failed"})
+SCENARIOS: Final = (
+    Scenario("called back", 1, order),
+    Scenario("not called back", 1, order, terms=Terms(callbacks=False)),
+    Scenario("all callbacks lost", 1, order, manners=Manners(call_lost=1.0)),
+    Scenario("refused once", 1, order, first=("overloaded",)),
+    Scenario("throttled once", 1, order, first=("throttled",)),
+    Scenario("moderated, then retried", 1, retry, EITHER, first=("moderated",)),
+    Scenario("cancelled", 1, cancel, frozenset({"succeeded", "cancelled"})),
+    Scenario("deleted", 1, delete),
+    Scenario("with an input image", 1, order_with_an_input),
+    Scenario("outcome unknown, then called back", 1, order, first=("garbled",)),
+    Scenario("outcome unknown", 1, order, EITHER, first=("garbled",), manners=Manners(call_lost=1.0)),
+)
+
+
+def lived(scenario: Scenario, crashes: tuple[Crash, ...]) -> tuple[int, int]:
+    """How many effects the run had, and how many of its processes died. AssertionError: it broke a promise."""
+
+    async def main() -> tuple[int, int]:
+        sim = Sim(random.Random(1), scenario.manners, scenario.terms, crashes=crashes)
+        sim.provider.first.extend({name: 1.0} for name in scenario.first)
+        sim.deafening = True
+        await scenario.act(sim)
+        await sim.until(sim.quiet, HEALED_WITHIN_S)
+        faults = sim.faults()
+        ends = {job_id: sim.job(job_id) for job_id in sim.world.memory.jobs}
+        faults += [f"{job_id}: ended {job.error}" for job_id, job in ends.items() if job.status not in scenario.ends]
+        assert not faults, f"{scenario.name}, died {sim.world.crashed} by {crashes}: {faults}"
+        return sim.world.effects, len(sim.world.crashed)
+
+    with entropy(random.Random(1)):
+        return run(main)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_a_death_at_any_effect_is_healed_by_the_sweep_alone(scenario: Scenario) -> None:
+    effects, _ = lived(scenario, ())
+    for at in count(1):
+        deaths = [lived(scenario, (Crash(at, when),))[1] for when in get_args(When)]
+        if not any(deaths):
+            break
+    print(f"{scenario.name}: {at - 1} effects, each died of before and after")
+    assert at - 1 == effects >= scenario.points

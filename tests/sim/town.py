@@ -1,0 +1,179 @@
+"""A whole system in one event loop: who lives in it, who comes again after a death, and how it is judged at the end."""
+
+import asyncio
+import json
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from service.domain.job import Job
+from service.domain.view import view
+from tests.sim import history
+from tests.sim.bucket import Shelf, digest
+from tests.sim.memory import MemoryStore
+from tests.sim.provider import Manners, Provider
+from tests.sim.staff import Front, Terms, Town, Worker
+from tests.sim.world import Crash, Process, World, entropy
+
+CALLER: Final = "alice"
+LOOK_S: Final = 1.0
+AGAIN_S: Final = 1.0  # a caller who was not answered asks again after this
+RESTART_S: Final = 1.0
+ASKS_MOST: Final = 2000
+
+
+class Sim:
+    """One run. Callers' requests are asked again until they are answered, as a careful client would."""
+
+    def __init__(
+        self,
+        dice: random.Random,
+        manners: Manners,
+        terms: Terms,
+        *,
+        crashes: tuple[Crash, ...] = (),
+        workers: int = 1,
+        skews_ms: tuple[int, ...] = (0,),
+    ) -> None:
+        self.world = World(dice, crashes=crashes)
+        self.shelf = Shelf()
+        self.provider = Provider(self.world, random.Random(dice.random()), manners)
+        self.town = Town(self.world, self.shelf, self.provider, terms)
+        self.store = MemoryStore(self.world.memory, terms.limits)
+        self.skews_ms = skews_ms
+        self.deafening = False  # with each death all bells are lost
+        self.front = Front(self.town, "front")
+        self.workers: dict[str, Worker] = {}
+        self.provider.post = self._post
+        self.world.on_crash = self._mourn
+        self.world.memory.watch = self._watch
+        self.ended: dict[str, str] = {}
+        self.deleted: set[str] = set()
+        for number in range(workers):
+            self._hire(f"worker-{number}")
+
+    # ---- callers ------------------------------------------------------------------------------------------------
+
+    async def order(self, key: str, *, caller: str = CALLER, **body: Any) -> str | None:
+        """The id of the accepted job; None: it was refused for good."""
+        told = {"model": "flux-dev", "prompt": key} | body
+        raw = json.dumps(told).encode()
+        status, answer = await self._insist(lambda: self.front.order(caller, key, raw))
+        job_id = json.loads(answer)["id"] if status in (200, 202) else None
+        self.world.answers.append({"to": "order", "status": status, "job_id": job_id, "key": key, "caller": caller})
+        return job_id
+
+    async def cancel(self, job_id: str, *, caller: str = CALLER) -> int:
+        return (await self._insist(lambda: self.front.cancel(caller, job_id)))[0]
+
+    async def retry(self, job_id: str, *, caller: str = CALLER, rerun: bool = False) -> str | None:
+        status, answer = await self._insist(lambda: self.front.retry(caller, job_id, rerun=rerun))
+        return json.loads(answer)["id"] if status in (200, 202) else None
+
+    async def delete(self, job_id: str, *, caller: str = CALLER) -> int:
+        status = (await self._insist(lambda: self.front.delete(caller, job_id)))[0]
+        if status == 204:
+            self.deleted.add(job_id)
+        return status
+
+    async def _insist(self, ask: Callable[[], Coroutine[Any, Any, tuple[int, bytes] | None]]) -> tuple[int, bytes]:
+        for _ in range(ASKS_MOST):
+            answer = await ask()
+            if answer is not None and answer[0] not in (429, 503):
+                return answer
+            await asyncio.sleep(AGAIN_S)
+        raise AssertionError("a caller was never answered")
+
+    async def _post(self, url: str, body: bytes) -> int | None:
+        return await self.front.call_back(url, body)
+
+    # ---- life and death -----------------------------------------------------------------------------------------
+
+    def _hire(self, name: str) -> None:
+        self.workers[name] = Worker(self.town, name, skew_ms=self.world.dice.choice(self.skews_ms))
+
+    def _mourn(self, dead: Process) -> None:
+        if self.deafening:
+            self.world.silence()
+        self.world.loop.call_later(RESTART_S, self._replace, dead)
+
+    def _replace(self, dead: Process) -> None:
+        if isinstance(dead, Front):
+            self.front = Front(self.town, "front")
+        else:
+            self._hire(dead.name)
+
+    # ---- waiting and judging ------------------------------------------------------------------------------------
+
+    def job(self, job_id: str) -> Job:
+        job = self.store.job(job_id)
+        assert job is not None, job_id
+        return job
+
+    async def until(self, holds: Callable[[], bool], within_s: float) -> None:
+        end_s = self.world.now_s() + within_s
+        while not holds():
+            assert self.world.now_s() < end_s, f"not so within {within_s:.0f} s: {self.state()}"
+            await asyncio.sleep(LOOK_S)
+
+    def quiet(self) -> bool:
+        """Nothing is left to do: every job has ended, and no work of any kind is due."""
+        return not self.world.memory.due and all(self.job(job_id).ended for job_id in self.world.memory.jobs)
+
+    def state(self) -> str:
+        memory = self.world.memory
+        jobs = [f"{job.id[-6:]} {job.status} {job.reason} {job.open}" for job in map(self.job, memory.jobs)]
+        late = {name: round((at - memory.now_ms()) / 1000) for name, at in memory.due.items()}
+        return f"jobs {jobs}, due in {late}, gate {memory.gate}, slots {list(memory.zsets['slots'])}"
+
+    def faults(self) -> list[str]:
+        """What this run broke, once it is quiet."""
+        memory, things = self.world.memory, self.shelf.things
+        found = [*self.world.bugs]
+        found += history.violations(
+            lines=[entry.data for entry in memory.events],
+            jobs=[view(self.job(job_id)) for job_id in memory.jobs],
+            ledger=self.provider.ledger,
+            objects={key: _plain(key, thing.data, thing.metadata) for key, thing in things.items()},
+            answers=self.world.answers,
+        )
+        for name in ("slots", "ripe", "due", *(name for name in memory.zsets if name.startswith(("slots:", "wait:")))):
+            found += [f"{member} is left in {name}" for member in memory.zsets[name]]
+        found += [f"{key} of a deleted job is left" for key in things if any(gone in key for gone in self.deleted)]
+        found += [f"{key} was staged for no job" for key in things if key.startswith("inputs/") and _stray(key, memory)]
+        found += [
+            f"{job_id}: no sidecar" for job_id in memory.jobs if not any(f"{job_id}.json" in key for key in things)
+        ]
+        return found
+
+    def _watch(self, job_id: str) -> None:
+        """After every write, what is cheap to see."""
+        memory = self.world.memory
+        row = memory.jobs[job_id]
+        ended = row["status"] in history.ENDED
+        if self.ended.setdefault(job_id, row["status"]) != row["status"] if ended else job_id in self.ended:
+            self.world.bugs.append(f"{job_id}: was {self.ended[job_id]}, is {row['status']}")
+        rests = ended and row["sidecar"] == "1" and row["open"] in ("", "[]")
+        if (f"job:{job_id}" in memory.due) == rests:
+            self.world.bugs.append(f"{job_id}: {row['status']} after {row['reason']}, due: {not rests}")
+        held, waits = job_id in memory.zsets["slots"], row["status"] == "queued"
+        if not waits and held != (row["open"] not in ("", "[]")):
+            self.world.bugs.append(f"{job_id}: {row['status']} after {row['reason']}, open {row['open']}, slot: {held}")
+        if row["status"] == "succeeded" and not any(f"{job_id}." in key for key in self.shelf.things):
+            self.world.bugs.append(f"{job_id}: succeeded without an object")
+
+
+def _plain(key: str, data: bytes, metadata: Any) -> dict[str, Any]:
+    thing = {"job_id": metadata.get("job-id"), "sha256": digest(data)}
+    if key.startswith("images/"):
+        thing["made_for"] = data.split()[3].decode()
+    return thing
+
+
+def _stray(key: str, memory: Any) -> bool:
+    return key.split("/")[1] not in memory.jobs
+
+
+def seeded(seed: int) -> Any:
+    """The seed's dice, and ids drawn from it."""
+    return entropy(random.Random(seed))
