@@ -108,6 +108,11 @@ def list_of(parse_one: Parser[str]) -> Parser[tuple[str, ...]]:
     return parse
 
 
+def series(parse_one: Parser[T]) -> Parser[tuple[T, ...]]:
+    """One after another, commas between; the same may come again."""
+    return lambda text: tuple(parse_one(entry) for entry in entries(text))
+
+
 def path(text: str) -> Path:
     if not text.isprintable():
         raise ValueError("a path of printable characters is wanted")

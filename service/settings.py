@@ -196,6 +196,18 @@ class Settings:
     sweep_again_s: float = _row(
         "5", p.seconds(0.1, 60), "A bell that led to nothing is rung again after so long.", unit="s"
     )
+    process_lost_s: float = _row(
+        "8", p.seconds(0.1, 600), "A worker process without a heartbeat for so long is dead.", unit="s"
+    )
+    watchdog_s: float = _row(
+        "10", p.seconds(0.1, 600), "A worker process whose event loop stands still for so long is ended.", unit="s"
+    )
+    suspect_retry_s: tuple[float, ...] = _row(
+        "60,180",
+        p.series(p.seconds(0, DAY_S)),
+        "After a crash of a job alone: the waits before each further try; then it is poisoned.",
+        unit="s",
+    )
     shutdown_grace_s: float = _row("20", p.seconds(0.1, 600), "How long running steps may end after SIGTERM.", unit="s")
 
 

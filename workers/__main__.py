@@ -25,7 +25,10 @@ from service.storage.bucket import Bucket
 from service.storage.connection import RedisError
 from service.storage.objects import BucketError
 from workers import wiring
+from workers.alone import Opened
+from workers.suspects import Suspects
 from workers.sweep import Sweep
+from workers.watchdog import watched
 from workers.worker import AsyncWorker
 
 ROLES: Final = ("submit", "collect", "sweep")
@@ -55,18 +58,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-async def serve(loaded: Settings, roles: frozenset[str]) -> None:
+async def serve(loaded: Settings, roles: frozenset[str], opened: Opened = wiring.opened) -> None:
     """Until SIGTERM or SIGINT. Raises BadSettings where Redis or the bucket must not be used as it is."""
-    async with wiring.opened(loaded) as house:
+    async with opened(loaded) as house, watched(loaded.watchdog_s):
         await fit(loaded, house.bucket)
         slots = {"submit": loaded.submit_slots, "collect": loaded.collect_slots}
-        running: list[AsyncWorker | Sweep] = [
+        running: list[AsyncWorker | Sweep | Suspects] = [
             AsyncWorker(queue, house.redis, house.sync, slots=count, grace_s=loaded.shutdown_grace_s)
             for queue, count in slots.items()
             if queue in roles
         ]
         if "sweep" in roles:
             running.append(house.sweep)
+        if roles & slots.keys():
+            running.append(house.suspects)
         show_metrics(loaded, [each for each in running if isinstance(each, AsyncWorker)])
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):

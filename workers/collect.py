@@ -20,7 +20,7 @@ from service.storage.desk import Desk
 from workers import retry
 from workers.close import Closer
 from workers.flux import Flux
-from workers.lease import Lease, renewed
+from workers.lease import Lease, claimed, renewed
 from workers.pull import Puller
 from workers.results import ended_event
 from workers.timing import Timing
@@ -48,14 +48,16 @@ class Collector:
         self._clock = clock
         self._terms = terms
 
-    async def run(self, job_id: str) -> None:
-        """Do what the most urgent job's state asks for now; nothing if no job is due."""
-        claim = await self._desk.claim(Queue.COLLECT, job_id, self._terms.lease_s)
-        if claim is None:
-            return
-        lease = Lease(claim, self._clock, self._terms.lease_s)
-        async with renewed(lease, self._desk.store):
-            await self._look(claim.job, lease)
+    async def run(self, job_id: str, alone: str | None = None) -> None:
+        """Do what the most urgent job's state asks for now; nothing if no job is due.
+
+        `alone`: do it for this job, a suspect of that group.
+        """
+        async with claimed(self._desk, Queue.COLLECT, job_id, self._terms.lease_s, alone) as claim:
+            if claim is not None:
+                lease = Lease(claim, self._clock, self._terms.lease_s)
+                async with renewed(lease, self._desk.store):
+                    await self._look(claim.job, lease)
 
     async def _look(self, job: Job, lease: Lease) -> None:
         late = job.deadline_at is not None and job.deadline_at <= lease.now()

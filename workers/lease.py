@@ -5,7 +5,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from service.clock import Clock
+from service.domain.job import Queue
 from service.storage.connection import RedisError
+from service.storage.desk import Desk
 from service.storage.store import Claim, Store
 from workers.patience import cut
 
@@ -36,9 +38,23 @@ class Lease:
             await asyncio.sleep(self._lease_s / 3)
             asked_s = self._clock.monotonic_s()
             with suppress(RedisError):  # Redis away: the lease may run out, and `holds` says so
-                renewed = await store.renew(self.claim.job.id, lease_end, self._lease_s)
+                renewed = await store.renew(self.claim.job.id, lease_end, self._lease_s, alone=self.claim.alone)
                 self.lost = renewed is None
                 lease_end, self._renewed_s = renewed or lease_end, asked_s
+
+
+@asynccontextmanager
+async def claimed(
+    desk: Desk, queue: Queue, job_id: str, lease_s: float, alone: str | None = None
+) -> AsyncIterator[Claim | None]:
+    """A claim, in flight for as long as the block runs: a process that dies meanwhile makes the job suspect."""
+    claim = await desk.claim(queue, job_id, lease_s, alone=alone)
+    try:
+        yield claim
+    finally:
+        if claim is not None:
+            with suppress(RedisError):
+                await desk.store.release(claim.job.id, alone=alone)
 
 
 @asynccontextmanager

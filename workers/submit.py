@@ -32,11 +32,11 @@ from service.domain.job import FoundBy, Job, Queue, Status
 from service.storage.bucket import Bucket
 from service.storage.desk import Desk
 from service.storage.objects import BucketRefused, BucketUnavailable
-from service.storage.store import Outcome
+from service.storage.store import Claim, Outcome
 from service.tokens import CallbackKeys
 from workers import retry
 from workers.flux import Flux
-from workers.lease import Lease
+from workers.lease import Lease, claimed
 from workers.results import ready_event
 from workers.timing import Timing
 
@@ -75,11 +75,16 @@ class Submitter:
         self._dice = dice
         self._terms = terms
 
-    async def run(self, job_id: str) -> None:
-        """Do what the job's state asks for now. A bell that comes too early or twice finds nothing to claim."""
-        claim = await self._desk.claim(Queue.SUBMIT, job_id, self._terms.lease_s)
-        if claim is None:
-            return
+    async def run(self, job_id: str, alone: str | None = None) -> None:
+        """Do what the job's state asks for now. A bell that comes too early or twice finds nothing to claim.
+
+        `alone`: the group of suspects that the job is in.
+        """
+        async with claimed(self._desk, Queue.SUBMIT, job_id, self._terms.lease_s, alone) as claim:
+            if claim is not None:
+                await self._step(claim)
+
+    async def _step(self, claim: Claim) -> None:
         job, lease = claim.job, Lease(claim, self._clock, self._terms.lease_s)
         if job.deadline_at is not None and job.deadline_at <= lease.now():
             await self._desk.decide(job, events.DeadlinePassed())

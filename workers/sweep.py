@@ -35,6 +35,7 @@ class Terms:
 
     interval_s: float
     again_s: float  # a bell that led to nothing goes out again after this
+    lost_s: float  # a process without a heartbeat for so long is dead
 
 
 class Sweep:
@@ -66,7 +67,9 @@ class Sweep:
             await self._pause()
 
     async def round(self) -> None:
-        """Ring for what is due, do the chores, forget what ended long ago."""
+        """Look for dead processes, ring for what is due, do the chores, forget what ended long ago."""
+        for uid in await self._desk.store.quarantine.reap(self._terms.lost_s):
+            log.warning("a worker process is dead", extra={"uid": uid})
         waiting = {queue: await self._bells.waiting(queue) for queue in Queue}
         room = {queue.value: max(0, QUEUE_MOST - count) for queue, count in waiting.items()}
         chores = {"stage": CHORES_MOST, "erase": CHORES_MOST}

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import secrets
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -25,7 +26,7 @@ from service.storage.desk import Desk
 from service.storage.store import Store
 from service.tokens import CallbackKeys
 from service.wiring import bucket_config, limits
-from workers import collect, submit, sweep
+from workers import collect, submit, suspects, sweep
 from workers.close import Closer
 from workers.collect import Collector
 from workers.download import sweep_leftovers
@@ -33,7 +34,9 @@ from workers.fetch import Fetcher
 from workers.flux import Flux
 from workers.network import GuardedBackend, Shards, Timeouts
 from workers.pull import Puller
+from workers.pulse import beating
 from workers.submit import Submitter
+from workers.suspects import Suspects
 from workers.sweep import Sweep
 from workers.timing import Timing
 
@@ -54,6 +57,7 @@ class House:
     submitter: Submitter
     collector: Collector
     sweep: Sweep
+    suspects: Suspects
 
 
 _OPEN: ContextVar[House | None] = ContextVar("house", default=None)
@@ -71,10 +75,14 @@ async def house() -> AsyncIterator[House]:
 
 
 @asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[House]:
-    """Build the house, and take it down in order. Tasks started inside find it through `house()`."""
+async def opened(settings: Settings, alone: str = suspects.ALONE) -> AsyncIterator[House]:
+    """Build the house, and take it down in order. Tasks started inside find it through `house()`.
+
+    `alone`: the module that runs suspects apart.
+    """
     async with AsyncExitStack() as stack:
-        built = await _build(settings, stack)
+        built = await _build(settings, stack, alone)
+        await stack.enter_async_context(beating(built.desk.store.quarantine, settings.process_lost_s))
         token = _OPEN.set(built)
         try:
             yield built
@@ -83,11 +91,13 @@ async def opened(settings: Settings) -> AsyncIterator[House]:
             await built.desk.drain()
 
 
-async def _build(settings: Settings, stack: AsyncExitStack) -> House:
+async def _build(settings: Settings, stack: AsyncExitStack, alone: str) -> House:
     clock, dice = SystemClock(), random.Random()  # noqa: S311 -- jitter, nothing secret
     redis, sync = _redis(settings, stack)
     bells = Bells(redis, sync)
-    desk = Desk(Store(redis, limits(settings), actor=f"worker {socket.gethostname()}:{os.getpid()}"), bells, clock)
+    name = f"{socket.gethostname()}:{os.getpid()}"
+    store = Store(redis, limits(settings), actor=f"worker {name}", uid=f"{name}:{secrets.token_hex(4)}")
+    desk = Desk(store, bells, clock)
     bucket = Bucket(bucket_config(settings, max_connections=settings.collect_slots))
     stack.push_async_callback(bucket.close)
     flux = await _flux(settings, stack)
@@ -115,7 +125,15 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> House:
         unknown_wait_s=settings.unknown_wait_s,
         generation_timeout_s=settings.generation_timeout_s,
     )
-    sweeping = sweep.Terms(interval_s=settings.sweep_interval_s, again_s=settings.sweep_again_s)
+    sweeping = sweep.Terms(
+        interval_s=settings.sweep_interval_s, again_s=settings.sweep_again_s, lost_s=settings.process_lost_s
+    )
+    apart = suspects.Terms(
+        lease_s=settings.lease_s,
+        interval_s=settings.sweep_interval_s,
+        retry_s=settings.suspect_retry_s,
+        module=alone,
+    )
     return House(
         settings=settings,
         redis=redis,
@@ -125,6 +143,7 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> House:
         submitter=Submitter(desk, flux, bucket, timing, CallbackKeys(settings.webhook_keys), clock, dice, buying),
         collector=Collector(desk, flux, timing, puller, closer, clock, looking),
         sweep=Sweep(desk, bells, bucket, closer, clock, sweeping),
+        suspects=Suspects(desk, apart),
     )
 
 

@@ -98,19 +98,21 @@ class Desk:
             return None
         return await self._patiently(lambda: self.store.get(job.id), until)
 
-    async def claim(self, queue: Queue, job_id: str, lease_s: float) -> Claim | None:
+    async def claim(self, queue: Queue, job_id: str, lease_s: float, *, alone: str | None = None) -> Claim | None:
         """`store.claim`, with its bells rung. None also for a record that cannot be read: condemned, or left alone.
 
         Killed half-way: the lease runs out, and whoever claims next finds the same.
         """
         try:
-            claim, bells = await self.store.claim(queue, job_id, lease_s)
+            claim, bells = await self.store.claim(queue, job_id, lease_s, alone=alone)
         except CorruptRecord as error:
             await self.condemn(error)
+            await self.store.release(error.job_id, alone=alone)
             return None
         except NewerRecord as error:
             log.warning("left alone: %s", error, extra={"job": error.job_id})
             await self.store.plan("job", error.job_id, NEWER_AGAIN_S)
+            await self.store.release(error.job_id, alone=alone)
             return None
         self.ring(bells)
         return claim

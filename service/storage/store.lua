@@ -19,6 +19,13 @@
 --   idem:{caller}:{key} string  "{hash of the body} {job id}"
 --   ended               zset    jobs with nothing left to do → since when; the sweep forgets them after the retention
 --   tomb:{id}           string  the caller of a deleted job
+--   procs               zset    worker processes → their last beat; `watch`, hash: since when somebody looks at them
+--   inflight:{who}      hash    the jobs in the hands of a process, or of a group → the end of the lease it was given
+--   suspects            hash    jobs that were in flight when a process died → the group they run in, or `submit`: only
+--                               that step of it is suspect, and its time is yet to come
+--   groups, grouped     zset, string   groups of suspects → when due, or the end of their lease; how many there were
+--   group:{group}       list    its jobs
+--   crashes             hash    suspects → how often they crashed when alone
 --   events              stream  one entry a transition, for readers
 --   took:{model}        list    the last durations from acceptance to ready, ms
 --   found               list    of the last images: webhook | late:{ms} | lost (what became of the callback)
@@ -249,6 +256,57 @@ local function learn(id, model)
   elseif cfg.callbacks then call('ZADD', P .. 'awaited', int(now), id) end
 end
 
+-- ---- suspects ------------------------------------------------------------------------------------------------------
+
+local function acquit(id)
+  call('HDEL', P .. 'suspects', id)
+  call('HDEL', P .. 'crashes', id)
+end
+
+-- What was in these hands: their leases end then. A due time that something else has set since stands.
+local function let_go(who, at)
+  local held, ids = call('HGETALL', P .. 'inflight:' .. who), {}
+  for i = 1, #held, 2 do
+    ids[#ids + 1] = held[i]
+    if num(call('ZSCORE', P .. 'due', 'job:' .. held[i])) == num(held[i + 1]) then
+      call('ZADD', P .. 'due', int(at), 'job:' .. held[i])
+    end
+  end
+  call('DEL', P .. 'inflight:' .. who)
+  return ids
+end
+
+-- Those of the jobs whose step is due by then make a group. Of the others the step is over and on record; only a
+-- submission may come again, when its outcome has stayed unknown for its whole wait.
+local function herd(ids, at)
+  local group
+  for _, id in ipairs(ids) do
+    local due = num(call('ZSCORE', P .. 'due', 'job:' .. id))
+    if due and due <= at then
+      group = group or 'g' .. call('INCR', P .. 'grouped')
+      call('HSET', P .. 'suspects', id, group)
+      call('RPUSH', P .. 'group:' .. group, id)
+    elseif due and call('HGET', P .. 'job:' .. id, 'queue') == 'submit' then
+      call('HSET', P .. 'suspects', id, 'submit')
+    else acquit(id) end
+  end
+  if group then call('ZADD', P .. 'groups', int(at), group) end
+end
+
+local function disband(group)
+  call('ZREM', P .. 'groups', group)
+  call('DEL', P .. 'group:' .. group, P .. 'inflight:' .. group)
+end
+
+-- A suspect is for the process that runs its group, and for no other.
+local function barred(id)
+  local group = call('HGET', P .. 'suspects', id)
+  if a.alone then return group ~= a.alone end
+  if group ~= 'submit' then return group end
+  if a.queue ~= 'submit' then acquit(id) else herd({id}, now) end
+  return a.queue == 'submit'
+end
+
 local verbs = {}
 
 -- A new job: its record, indexes, due time, idempotency key and place in the queue.
@@ -348,6 +406,10 @@ end
 local function lease(id)
   call('ZADD', P .. 'due', int(now + a.lease_ms), 'job:' .. id)
   call('ZREM', P .. 'rung', 'job:' .. id)
+  if a.who then
+    call('HSET', P .. 'inflight:' .. (a.alone or a.who), id, int(now + a.lease_ms))
+    call('ZADD', P .. 'procs', 'NX', int(now), a.who)
+  end
   return id
 end
 
@@ -364,13 +426,14 @@ local function take(id)
   if v[6] ~= a.queue then return nil, {} end
   local r = {status = v[1], group = v[2], priority = v[3], caller = v[4], deadline_at = num(v[5])}
   if must_wait(id, r) then return nil, admit() end
+  if barred(id) then return nil, {} end
   return lease(id), {}
 end
 
--- Who looks at it now? A `collect` bell means: take what expires first. claimed | none
+-- Who looks at it now? A `collect` bell means: take what expires first; `alone`: this one, of that group. claimed | none
 function verbs.claim()
   local id, ring = nil, {}
-  if a.queue == 'collect' then
+  if a.queue == 'collect' and not a.alone then
     for _, ripe in ipairs(call('ZRANGE', P .. 'ripe', 0, 199)) do
       id = take(ripe)
       if id then break end
@@ -386,7 +449,7 @@ end
 function verbs.renew()
   local at = num(call('ZSCORE', P .. 'due', 'job:' .. a.id))
   if at ~= a.lease_end then return {'lost', int(now), {}} end
-  call('ZADD', P .. 'due', int(now + a.lease_ms), 'job:' .. a.id)
+  lease(a.id)
   return {'renewed', int(now), {}, int(now + a.lease_ms)}
 end
 
@@ -404,11 +467,13 @@ function verbs.ripen()
   local ring = admit()
   local room = a.room
   call('ZREMRANGEBYSCORE', P .. 'rung', '-inf', int(now - a.again_ms))
-  for _, member in ipairs(call('ZRANGE', P .. 'due', '-inf', int(now), 'BYSCORE', 'LIMIT', 0, a.most)) do
+  local most = a.most + call('HLEN', P .. 'suspects') -- they must not hide what is due behind them
+  for _, member in ipairs(call('ZRANGE', P .. 'due', '-inf', int(now), 'BYSCORE', 'LIMIT', 0, most)) do
     local kind, id = string.match(member, '^(%a+):(.+)$')
+    local apart = kind == 'job' and call('HGET', P .. 'suspects', id)
     local queue = kind == 'job' and queue_of(id) or kind
     if queue == 'job' then call('ZREM', P .. 'due', member) -- its record is gone
-    elseif (room[queue] or 0) > 0 and call('ZADD', P .. 'rung', 'NX', int(now), member) == 1 then
+    elseif (not apart or apart == 'submit') and (room[queue] or 0) > 0 and call('ZADD', P .. 'rung', 'NX', int(now), member) == 1 then
       room[queue] = room[queue] - 1
       out[#out + 1], out[#out + 2] = queue, id
     end
@@ -456,6 +521,7 @@ local function forget(id)
       if call('GET', P .. 'task:' .. task) == id then call('DEL', P .. 'task:' .. task) end
     end
   end
+  acquit(id)
   call('DEL', key, P .. 'log:' .. id)
   for _, name in ipairs({'due', 'rung'}) do call('ZREM', P .. name, 'job:' .. id) end
   call('ZREM', P .. 'ended', id)
@@ -509,6 +575,110 @@ function verbs.bury()
   -- A step that still runs may write its sidecar once more: erase again when it surely has ended.
   call('ZADD', P .. 'due', int(now + (busy and a.busy_ms or 0)), 'erase:' .. a.id)
   return {'buried', int(now), admit()}
+end
+
+-- The step has ended, well or not, and its process lives. Apart from others, that clears it of suspicion.
+function verbs.release()
+  call('HDEL', P .. 'inflight:' .. (a.alone or a.who), a.id)
+  if a.alone and call('HGET', P .. 'suspects', a.id) == a.alone then
+    call('LREM', P .. 'group:' .. a.alone, 1, a.id)
+    acquit(a.id)
+    call('ZREM', P .. 'rung', 'job:' .. a.id) -- bells that went out meanwhile led to nothing
+  end
+  return {'released', int(now), {}}
+end
+
+function verbs.beat()
+  call('ZADD', P .. 'procs', int(now), a.who)
+  return {'beaten', int(now), {}}
+end
+
+-- The process ends of its own will: nobody is suspect.
+function verbs.leave()
+  call('ZREM', P .. 'procs', a.who)
+  call('DEL', P .. 'inflight:' .. a.who)
+  return {'left', int(now), {}}
+end
+
+-- Processes whose beat has stopped are dead, and what they had in flight is suspect: {process, …}. While nobody could
+-- look (Redis was away, say), nobody could beat either: the time counts from when looking began again.
+function verbs.reap()
+  local seen = call('HMGET', P .. 'watch', 'since', 'last')
+  local since, last = num(seen[1]), num(seen[2])
+  if not since or now - last > a.lost_ms / 2 then since = now end
+  call('HSET', P .. 'watch', 'since', int(since), 'last', int(now))
+  if now - since < a.lost_ms then return {'watched', int(now), {}, {}} end
+  local dead = call('ZRANGE', P .. 'procs', '-inf', int(now - a.lost_ms), 'BYSCORE')
+  for _, who in ipairs(dead) do
+    local ids = {}
+    for _, id in ipairs(let_go(who, now)) do
+      local group = call('HGET', P .. 'suspects', id)
+      if not group or group == 'submit' then ids[#ids + 1] = id end
+    end
+    herd(ids, now)
+    call('ZREM', P .. 'procs', who)
+  end
+  return {'watched', int(now), {}, dead}
+end
+
+-- A group of suspects that is due, under a lease. Whoever ran it before is dead. isolated | none
+function verbs.isolate()
+  local group = call('ZRANGE', P .. 'groups', '-inf', int(now), 'BYSCORE', 'LIMIT', 0, 1)[1]
+  if not group then return {'none', int(now), {}} end
+  let_go(group, now)
+  call('ZADD', P .. 'groups', int(now + a.lease_ms), group)
+  return {'isolated', int(now), {}, group, int(now + a.lease_ms), call('LRANGE', P .. 'group:' .. group, 0, -1)}
+end
+
+local function ours() return num(call('ZSCORE', P .. 'groups', a.group)) == a.lease_end end
+
+-- The group's lease goes on, or with a short one it is given back. renewed | lost
+function verbs.keep()
+  if not ours() then return {'lost', int(now), {}} end
+  call('ZADD', P .. 'groups', int(now + a.lease_ms), a.group)
+  return {'renewed', int(now), {}, int(now + a.lease_ms)}
+end
+
+-- The group's process has ended well: so are all that are still in it. cleared | lost
+function verbs.clear()
+  if not ours() then return {'lost', int(now), {}} end
+  for _, id in ipairs(call('LRANGE', P .. 'group:' .. a.group, 0, -1)) do
+    acquit(id)
+    call('ZREM', P .. 'rung', 'job:' .. id)
+  end
+  disband(a.group)
+  return {'cleared', int(now), {}}
+end
+
+-- Whatever comes of this job, it is no suspect any more. acquitted
+function verbs.acquit()
+  local group = call('HGET', P .. 'suspects', a.id)
+  if group then call('LREM', P .. 'group:' .. group, 1, a.id) end
+  if group and call('EXISTS', P .. 'group:' .. group) == 0 then disband(group) end
+  acquit(a.id)
+  return {'acquitted', int(now), {}}
+end
+
+-- The group's process has crashed. Several: each half runs apart, at once. One: its crashes are counted, and it waits.
+-- halved | alone | cleared (all had ended before) | lost
+function verbs.blame()
+  if not ours() then return {'lost', int(now), {}} end
+  local ids = call('LRANGE', P .. 'group:' .. a.group, 0, -1)
+  if #ids == 1 then
+    local crashes = call('HINCRBY', P .. 'crashes', ids[1], 1)
+    local at = now + a.waits_ms[math.min(crashes, #a.waits_ms)]
+    let_go(a.group, crashes > #a.waits_ms and now or at) -- after the last try it is the caller's to end
+    disband(a.group)
+    herd(ids, at)
+    return {'alone', int(now), {}, ids[1], crashes}
+  end
+  let_go(a.group, now)
+  disband(a.group)
+  local halves = {{}, {}}
+  for i, id in ipairs(ids) do table.insert(halves[i <= #ids / 2 and 1 or 2], id) end
+  herd(halves[1], now)
+  herd(halves[2], now)
+  return {#ids > 0 and 'halved' or 'cleared', int(now), {}}
 end
 
 return verbs[verb]()

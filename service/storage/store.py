@@ -19,6 +19,7 @@ from service.domain.job import Job, Queue, Status
 from service.domain.lifecycle import KEEP, Change
 from service.storage import record
 from service.storage.connection import AsyncRedis, RedisError, ResponseError
+from service.storage.quarantine import Quarantine
 
 LOST_SHARE_MOST: Final = 0.2  # above it polling no longer leans on callbacks, and an alarm shows
 OVERDUE_S: Final = 10.0  # healthy callbacks come within a second or two
@@ -96,12 +97,16 @@ class Idempotency:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A lease on a job: until `lease_end` (ms, Redis's clock) no other worker is given it. `gate`: why, if closed."""
+    """A lease on a job: until `lease_end` (ms, Redis's clock) no other worker is given it. `gate`: why, if closed.
+
+    `alone`: the group of suspects that it is claimed from.
+    """
 
     job: Job
     now: int
     lease_end: int
     gate: str
+    alone: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +161,19 @@ class Callbacks:
 
 
 class Store:
-    """`actor` names this process in the events. `store.lua` tells the keys."""
+    """`actor` names this process in the events; `uid`, if it claims jobs, and shows by beats that it lives.
 
-    def __init__(self, redis: AsyncRedis, limits: Limits, *, actor: str = "", prefix: str = PREFIX) -> None:
+    `store.lua` tells the keys.
+    """
+
+    def __init__(
+        self, redis: AsyncRedis, limits: Limits, *, actor: str = "", uid: str | None = None, prefix: str = PREFIX
+    ) -> None:
         self._redis = redis
         self._prefix = prefix
         self._actor = actor
+        self._uid = uid
+        self.quarantine = Quarantine(self._run)
         self.limits = limits
         self._config = {
             "cap": limits.max_in_flight,
@@ -311,22 +323,32 @@ class Store:
 
     # ---- due work ------------------------------------------------------------------------------------------------
 
-    async def claim(self, queue: Queue, job_id: str, lease_s: float) -> tuple[Claim | None, tuple[Bell, ...]]:
+    async def claim(
+        self, queue: Queue, job_id: str, lease_s: float, *, alone: str | None = None
+    ) -> tuple[Claim | None, tuple[Bell, ...]]:
         """A lease on the job, or for `collect` on the one whose URL expires first; None if there is nothing to do.
 
+        A suspect is given only to who names its group in `alone`, and then nothing else is.
         Raises record.CorruptRecord and NewerRecord, each with the id of the job that the lease is on.
         """
-        reply = await self._run("claim", {"queue": queue, "id": job_id, "lease_ms": _ms(lease_s)})
+        arguments = {"queue": queue, "id": job_id, "lease_ms": _ms(lease_s), "alone": alone}
+        reply = await self._run("claim", arguments)
         bells = _submits(reply[2])
         if reply[0] == "none":
             return None, bells
         _, now, _, claimed, lease_end, gate, flat = reply
-        return Claim(record.read(_pairs(flat), claimed), int(now), int(lease_end), gate), bells
+        return Claim(record.read(_pairs(flat), claimed), int(now), int(lease_end), gate, alone), bells
 
-    async def renew(self, job_id: str, lease_end: int, lease_s: float) -> int | None:
+    async def renew(self, job_id: str, lease_end: int, lease_s: float, *, alone: str | None = None) -> int | None:
         """The new end of the lease, or None: it ran out, or something happened to the job."""
-        reply = await self._run("renew", {"id": job_id, "lease_end": lease_end, "lease_ms": _ms(lease_s)})
+        arguments = {"id": job_id, "lease_end": lease_end, "lease_ms": _ms(lease_s), "alone": alone}
+        reply = await self._run("renew", arguments)
         return int(reply[3]) if reply[0] == "renewed" else None
+
+    async def release(self, job_id: str, *, alone: str | None = None) -> None:
+        """The step is over, and this process lives. Lost, it is harmless: the job may be suspect for no reason."""
+        if self._uid:
+            await self._run("release", {"id": job_id, "alone": alone})
 
     async def ripen(self, room: Mapping[str, int], *, again_s: float, most: int = 1000) -> tuple[Bell, ...]:
         """What is due and unclaimed, soonest first, at most `room[queue]` each; the same again after `again_s`."""
@@ -478,7 +500,7 @@ class Store:
         self, verb: str, arguments: Mapping[str, Any], fields: Mapping[str, Any] | None = None, *, confirm: bool = False
     ) -> list[Any]:
         told = {name: value for name, value in arguments.items() if value is not None}
-        told |= {"cfg": self._config, "by": self._actor}
+        told |= {"cfg": self._config, "by": self._actor} | ({"who": self._uid} if self._uid else {})
         argv = [verb, record.compact(told), *record.write(fields or {})]
         try:
             reply = await self._evaluate("EVALSHA", _SHA, argv, confirm=confirm)

@@ -70,6 +70,9 @@ BAD = {
     "LEASE_S": ("-1", "601"),
     "SWEEP_INTERVAL_S": ("0x1", "0"),
     "SWEEP_AGAIN_S": ("none", "61"),
+    "PROCESS_LOST_S": ("never", "601"),
+    "WATCHDOG_S": ("dog", "0"),
+    "SUSPECT_RETRY_S": ("60;180", "60,86401"),
     "SHUTDOWN_GRACE_S": ("1 s", "0"),
 }
 ENV_EXAMPLE = Path(__file__).parents[2] / ".env.example"

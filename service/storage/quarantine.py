@@ -1,0 +1,82 @@
+"""Suspects: jobs that were in flight when a worker process died. One of them may have killed it, and may do so again.
+
+A process beats; one whose beat has stopped is dead, and what it had in flight becomes one group of suspects. A group
+runs at once, but in a process of its own. Each crash of that halves it; whoever crashes alone is counted, and waits.
+Whatever ends without a crash is cleared. Killed at any point: groups have leases, too, and come due by themselves.
+"""
+
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+
+class Run(Protocol):
+    """A verb of the script, with its arguments."""
+
+    def __call__(self, verb: str, arguments: Mapping[str, Any]) -> Awaitable[list[Any]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Jobs that run together in a process of their own, until `lease_end` (ms, Redis's clock) by this one's order."""
+
+    id: str
+    lease_end: int
+    jobs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Crashed:
+    """A job that crashed `times` when it was alone."""
+
+    job_id: str
+    times: int
+
+
+class Quarantine:
+    """The verbs of `store.lua` that speak of processes and suspects; each is guarded like any other write."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    async def beat(self) -> None:
+        """Show that the process lives."""
+        await self._run("beat", {})
+
+    async def leave(self) -> None:
+        """The process ends of its own will: nothing of it is in flight, and nobody suspect."""
+        await self._run("leave", {})
+
+    async def reap(self, lost_s: float) -> tuple[str, ...]:
+        """The processes that have not beaten for so long; what they had in flight is suspect now."""
+        return tuple((await self._run("reap", {"lost_ms": round(lost_s * 1000)}))[3])
+
+    async def isolate(self, lease_s: float) -> Group | None:
+        """A group that is due, if there is one. It is ours until its lease ends."""
+        reply = await self._run("isolate", {"lease_ms": round(lease_s * 1000)})
+        return Group(reply[3], int(reply[4]), tuple(reply[5])) if reply[0] == "isolated" else None
+
+    async def keep(self, group: Group, lease_s: float) -> Group | None:
+        """The group under a lease that ends so much later (0: it is given back); None: it is not ours any more."""
+        reply = await self._run("keep", _fence(group) | {"lease_ms": round(lease_s * 1000)})
+        return replace(group, lease_end=int(reply[3])) if reply[0] == "renewed" else None
+
+    async def clear(self, group: Group) -> None:
+        """Its process has ended well."""
+        await self._run("clear", _fence(group))
+
+    async def blame(self, group: Group, waits_s: Sequence[float]) -> Crashed | None:
+        """Its process has crashed. A lone job runs again `waits_s[n - 1]` after its crash number n, at least.
+
+        After one crash more than there are waits it is the caller's to end; killed before, it runs and crashes again.
+        """
+        reply = await self._run("blame", _fence(group) | {"waits_ms": [round(wait * 1000) for wait in waits_s]})
+        return Crashed(reply[3], int(reply[4])) if reply[0] == "alone" else None
+
+    async def acquit(self, job_id: str) -> None:
+        """What had to come of its suspicion has come."""
+        await self._run("acquit", {"id": job_id})
+
+
+def _fence(group: Group) -> dict[str, Any]:
+    return {"group": group.id, "lease_end": group.lease_end}

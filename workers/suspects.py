@@ -1,0 +1,122 @@
+"""Runs suspects apart: one group at a time, in a child process, whose end says whether one of them is guilty.
+
+Killed anywhere: the child ends with us, nobody is blamed for that, and the group's lease runs out.
+"""
+
+import asyncio
+import logging
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from dataclasses import dataclass
+from typing import Final
+
+from service.domain import events
+from service.storage.connection import RedisError
+from service.storage.desk import Desk
+from service.storage.quarantine import Crashed, Group
+from workers.alone import EXIT_NOT_RUN
+
+ALONE: Final = "workers.alone"
+RUN_S_MAX: Final = 180.0  # more than any step's own deadlines add up to
+AGAIN_S: Final = 5.0  # until a group that could not be run is tried again
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The settings of this loop. `module` is what runs a group: it takes the group's id, and its jobs'."""
+
+    lease_s: float
+    interval_s: float
+    retry_s: tuple[float, ...]  # before the second try alone, the third …; one crash more is the last
+    module: str = ALONE
+
+
+class Suspects:
+    """`stop()` ends `run`, and the child that runs meanwhile."""
+
+    def __init__(self, desk: Desk, terms: Terms) -> None:
+        self._desk = desk
+        self._quarantine = desk.store.quarantine
+        self._terms = terms
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    async def run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                busy = await self.round()
+            except RedisError as error:
+                log.warning("suspects wait for Redis: %s", type(error).__name__)
+                busy = False
+            if not busy:
+                await self._pause()
+
+    async def round(self) -> bool:
+        """Run the group that is due, to its verdict. False: there is none."""
+        group = await self._quarantine.isolate(self._terms.lease_s)
+        if group is None:
+            return False
+        if not group.jobs:
+            await self._quarantine.clear(group)
+            return True
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", self._terms.module, group.id, *group.jobs, stdin=PIPE, stdout=DEVNULL
+        )
+        try:
+            held = await self._await_end(child, group)
+        finally:
+            if child.returncode is None:
+                child.kill()
+                await child.wait()
+        if held is not None:
+            await self._judge(held, child.returncode)
+        return True
+
+    async def _await_end(self, child: Process, group: Group) -> Group | None:
+        """The group as it is held when the child has ended or must end; None: it is another's, or to be given back."""
+        ending = asyncio.create_task(child.wait())
+        stopping = asyncio.create_task(self._stopping.wait())
+        held: Group | None = group
+        try:
+            async with asyncio.timeout(RUN_S_MAX):
+                while held is not None and not ending.done():
+                    gap_s = self._terms.lease_s / 3
+                    await asyncio.wait({ending, stopping}, timeout=gap_s, return_when=asyncio.FIRST_COMPLETED)
+                    if stopping.done():
+                        await self._quarantine.keep(held, 0)
+                        return None
+                    held = await self._quarantine.keep(held, self._terms.lease_s)
+        except TimeoutError:
+            log.warning("suspects do not end", extra={"group": group.id})
+        finally:
+            ending.cancel()
+            stopping.cancel()
+        return held
+
+    async def _judge(self, group: Group, code: int | None) -> None:
+        if code == 0:
+            await self._quarantine.clear(group)
+        elif code == EXIT_NOT_RUN:
+            await self._quarantine.keep(group, AGAIN_S)
+        else:
+            told = {"group": group.id, "jobs": len(group.jobs), "code": code}
+            log.error("a process of suspects has crashed", extra=told)
+            crashed = await self._quarantine.blame(group, self._terms.retry_s)
+            if crashed is not None and crashed.times > len(self._terms.retry_s):
+                await self._poisoned(crashed)
+
+    async def _poisoned(self, crashed: Crashed) -> None:
+        detail = f"its step ended its process {crashed.times} times, each time alone"
+        log.error("poisoned: %s", detail, extra={"job": crashed.job_id})
+        await self._desk.tell(crashed.job_id, events.Poisoned(detail=detail))
+        await self._quarantine.acquit(crashed.job_id)
+
+    async def _pause(self) -> None:
+        try:
+            await asyncio.wait_for(self._stopping.wait(), self._terms.interval_s)
+        except TimeoutError:
+            return
