@@ -35,7 +35,7 @@ class Terms:
 
     interval_s: float
     again_s: float  # a bell that led to nothing goes out again after this
-    lost_s: float  # a process without a heartbeat for so long is dead
+    lost_s: float = 8.0  # a process without a heartbeat for so long is dead
 
 
 class Sweep:
