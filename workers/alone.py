@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Final
 
 import uvloop
 
@@ -20,10 +19,9 @@ from service import logs, settings
 from service.settings import BadSettings, Settings
 from service.storage.connection import RedisError
 from workers import wiring
+from workers.suspects import EXIT_NOT_RUN
 from workers.watchdog import watched
 from workers.wiring import House
-
-EXIT_NOT_RUN: Final = 75  # EX_TEMPFAIL of sysexits.h
 
 Opened = Callable[[Settings], AbstractAsyncContextManager[House]]
 

@@ -14,9 +14,9 @@ from service.domain import events
 from service.storage.connection import RedisError
 from service.storage.desk import Desk
 from service.storage.quarantine import Crashed, Group
-from workers.alone import EXIT_NOT_RUN
 
 ALONE: Final = "workers.alone"
+EXIT_NOT_RUN: Final = 75  # EX_TEMPFAIL of sysexits.h: the child's word for "nobody is to blame"
 RUN_S_MAX: Final = 180.0  # more than any step's own deadlines add up to
 AGAIN_S: Final = 5.0  # until a group that could not be run is tried again
 
