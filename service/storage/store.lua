@@ -342,6 +342,10 @@ function verbs.create()
     call('HINCRBY', old, 'version', 1)
     seal(a.retry_of)
     hold(a.retry_of, a.group, false)
+    if call('HGET', old, 'sidecar') == '1' then -- the purchase was all that it still waited for
+      call('ZREM', P .. 'due', 'job:' .. a.retry_of)
+      call('ZADD', P .. 'ended', int(now), a.retry_of)
+    end
     for _, task in ipairs(a.tasks) do call('SET', P .. 'task:' .. task, a.id) end
   end
   emit(a.id, a.caller, a.batch, nil)
@@ -511,14 +515,15 @@ function verbs.plan()
   return {'planned', int(now), {}}
 end
 
-local function forget(id)
+-- `own_ms`: how long its provider tasks still count as its own, so that one whose id comes twice is nobody else's.
+local function forget(id, own_ms)
   local key = P .. 'job:' .. id
   local r = call('HMGET', key, 'caller', 'batch_id', 'status', 'tasks', 'group')
   if r[1] and sound(id) then
     index(id, r[1], r[2], r[3], nil)
     hold(id, r[5], false)
     for _, task in pairs(cjson.decode(r[4])) do
-      if call('GET', P .. 'task:' .. task) == id then call('DEL', P .. 'task:' .. task) end
+      if call('GET', P .. 'task:' .. task) == id then call('PEXPIRE', P .. 'task:' .. task, own_ms or 0) end
     end
   end
   acquit(id)
@@ -570,7 +575,7 @@ function verbs.bury()
   if not version then return {'gone', int(now), {}} end
   if version ~= a.version then return {'stale', int(now), {}} end
   local busy = call('ZSCORE', P .. 'due', 'job:' .. a.id)
-  forget(a.id)
+  forget(a.id, cfg.tomb_ms)
   call('SET', P .. 'tomb:' .. a.id, a.caller, 'PX', cfg.tomb_ms)
   -- A step that still runs may write its sidecar once more: erase again when it surely has ended.
   call('ZADD', P .. 'due', int(now + (busy and a.busy_ms or 0)), 'erase:' .. a.id)

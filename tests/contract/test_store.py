@@ -284,6 +284,27 @@ async def test_a_retry_takes_over_the_task_and_the_slot(store: Store) -> None:
     assert (await store.figures()).slots == 1
 
 
+async def test_a_job_whose_purchase_a_retry_took_over_has_nothing_left_to_do(make: Make) -> None:
+    store = make(Limits(retention_s=0))
+    old = await submitted(store, 0)
+    old = await happens(store, old.id, e.CancelAsked(), e.SidecarWritten(delay_s=HOUR_S))
+    more = {"status": Status.GENERATING, "retry_of": old.id, "attempt": 1, "open": (1,), "tasks": old.tasks}
+    await store.create(order(1, **more), takes_over=old)
+    assert (await store.figures()).due == 1, "the retry's"
+    assert await store.expire() == 1
+
+
+async def test_the_task_of_a_deleted_job_is_nobody_elses(store: Store) -> None:
+    job = await submitted(store, 0)
+    job = await happens(store, job.id, e.Moderated(attempt=1), e.SidecarWritten())
+    await store.bury(job, busy_s=0)
+    await store.create(order(1))
+    thief = await happens(store, "job_001", e.Intended(attempt=1, delay_s=HOUR_S))
+    change = decide(thief, e.TaskAccepted(attempt=1, provider_id="task-0", delay_s=HOUR_S))
+    assert change is not None
+    assert (await store.apply(change, "thief0000001")).outcome is Outcome.TAKEN
+
+
 async def test_a_record_leaves_after_its_retention_with_all_that_points_at_it(connection: AsyncRedis) -> None:
     store = Store(connection, Limits(retention_s=0))
     job = await submitted(store, 0)

@@ -20,6 +20,7 @@ from service.storage.store import (
     Limits,
     Store,
     Unconfirmed,
+    storage_s,
 )
 
 T = TypeVar("T")
@@ -31,6 +32,8 @@ PROBE_MS: Final = 30_000
 REFUSALS_TO_CLOSE: Final = 5
 SHRINK_GAP_MS: Final = 2_000
 SAFETY_MS: Final = 3_600_000
+SPOOL_LOOK_MS: Final = 10_000
+SPOOL_FORGET_MS: Final = 7 * 86_400_000
 SEEN: Final = 6
 LOG_LENGTH: Final = 200
 CALLBACK_LOST_MS: Final = 60_000
@@ -133,6 +136,9 @@ class Memory:
         old = a["retry_of"]
         self._write(old, {"retried_by": a["id"], "open": "[]"}, ())
         self._hold(old, a["group"], holds=False)
+        if self.jobs[old].get("sidecar") == "1":
+            self.due.pop("job:" + old, None)
+            self.zsets["ended"][old] = self.now
         for task in a["tasks"]:
             self.tasks[task] = a["id"]
 
@@ -142,6 +148,7 @@ class Memory:
             return refusal
         assert row is not None
         was, caller, batch, group = row["status"], row["caller"], row["batch_id"], row["group"]
+        lay = row.get("spool", "")
         fields["seen"] = (row.get("seen", "") + a["event_id"] + ",")[-(len(a["event_id"]) + 1) * SEEN :]
         self._write(a["id"], fields, a["stamps"])
         if was != a["to"]:
@@ -151,7 +158,7 @@ class Memory:
         self._hold(a["id"], group, a["holds_slot"])
         if was == "queued" and a["to"] != "queued":
             self._unwait(a["id"], group)
-        self._place(a, row)
+        self._place(a, row, lay)
         if a["event"] == "ready" and a["to"] == "collecting" and was != "collecting":
             self._learn(a["id"], row)
         self._emit(a, caller, batch, was)
@@ -170,13 +177,14 @@ class Memory:
             return ["taken", self.now, []]
         return None
 
-    def _place(self, a: Args, row: Mapping[str, str]) -> None:
-        """Where the written job stands among what is ripe, rung and due."""
+    def _place(self, a: Args, row: Mapping[str, str], lay: str) -> None:
+        """Where the written job stands among what is ripe, spooled (it `lay` there), rung and due."""
         member = "job:" + a["id"]
+        self.zsets["ripe"].pop(a["id"], None)
+        self.zsets[f"spooled:{lay}"].pop(a["id"], None)
         if a["to"] == "collecting" and "expires_at" in a:
-            self.zsets["ripe"][a["id"]] = a["expires_at"]
-        else:
-            self.zsets["ripe"].pop(a["id"], None)
+            waits = f"spooled:{a['spooled']}" if "spooled" in a else "ripe"
+            self.zsets[waits][a["id"]] = a["expires_at"]
         if a["ring"]:
             self.zsets["rung"][member] = self.now
         else:
@@ -191,14 +199,15 @@ class Memory:
         taken: str | None = None
         ring: list[str] = []
         if a["queue"] == "collect":
-            for ripe in self.zsets["ripe"].upto(float("inf"))[:200]:
-                taken, _ring = self._take(a, ripe)
-                if taken:
-                    break
+            own = [f"spooled:{a['spool']}"] if "spool" in a else []
+            first = [job_id for name in ("ripe", *own) for job_id in self.zsets[name].upto(float("inf"))[:200]]
+            taken = next((job_id for job_id in first if self._take(a, job_id)[0]), None)
         if not taken:
             taken, ring = self._take(a, a["id"])
         if not taken:
             return ["none", self.now, ring]
+        if "spool" in a:
+            self.zsets["spools"][a["spool"]] = self.now
         flat = [word for pair in self.jobs[taken].items() for word in pair]
         return ["claimed", self.now, ring, taken, self.now + a["lease_ms"], self.gate.get("reason", ""), flat]
 
@@ -214,6 +223,8 @@ class Memory:
             return None, []
         if self._must_wait(job_id, row):
             return None, self._admit()
+        if self._elsewhere(a, job_id, row):
+            return None, []
         self.due[member] = self.now + a["lease_ms"]
         self.zsets["rung"].pop(member, None)
         return job_id, []
@@ -229,6 +240,45 @@ class Memory:
         self.due["job:" + job_id] = min(self.now + SAFETY_MS, deadline or float("inf"))
         self._wait(job_id, row["group"], row["priority"], row["caller"])
         return True
+
+    def _elsewhere(self, a: Args, job_id: str, row: Mapping[str, str]) -> bool:
+        spool, deadline = row.get("spool", ""), _int(row.get("deadline_at"))
+        if row["status"] != "collecting" or spool in ("", a.get("spool")):
+            return False
+        if deadline is not None and deadline <= self.now:
+            return False
+        silent, left = self._silence(spool), (_int(row.get("result_expires_at")) or 0) - self.now
+        if silent < self.cfg["spool_stopped_ms"]:
+            return True
+        if silent >= self.cfg["spool_lost_ms"] or 0 < left <= self.cfg["spool_rescue_ms"]:
+            return False
+        self.due["job:" + job_id] = min(self.now + SPOOL_LOOK_MS, deadline or float("inf"))
+        self.zsets["rung"].pop("job:" + job_id, None)
+        return True
+
+    def _silence(self, spool: str) -> float:
+        return self.now - self.zsets["spools"].get(spool, 0)
+
+    def tend(self, a: Args, _: object) -> Reply:
+        self.zsets["spools"][a["spool"]] = self.now
+        for spool in self.zsets["spools"].upto(self.now - SPOOL_FORGET_MS):
+            del self.zsets["spools"][spool]
+            self.zsets.pop(f"spooled:{spool}", None)
+        return ["tended", self.now, []]
+
+    def silence(self, a: Args, _: object) -> Reply:
+        return ["silent", self.now, [], self._silence(a["of"])]
+
+    def behind(self, a: Args, _: object) -> Reply:
+        ripe = self.zsets["ripe"].upto(float("inf"))
+        since = [_int(self.jobs[job_id].get("ready_at")) or self.now for job_id in ripe[:200]]
+        late = sum(1 for each in since if self.now - each > a["after_ms"])
+        return ["behind", self.now, [], min(late, a["most"]) if len(ripe) >= a["most"] else 0]
+
+    def pause(self, a: Args, _: object) -> Reply:
+        name = f"{a['reason']}_until"
+        self.gate[name] = str(max(int(self.gate.get(name, 0)), self.now + a["pause_ms"]))
+        return ["paused", self.now, []]
 
     def renew(self, a: Args, _: object) -> Reply:
         member = "job:" + a["id"]
@@ -291,7 +341,7 @@ class Memory:
         if row["version"] != a["version"]:
             return ["stale", self.now, []]
         busy = "job:" + a["id"] in self.due
-        self._forget(a["id"])
+        self._forget(a["id"], keeps_tasks=True)
         self.tombs[a["id"]] = (a["caller"], self.now + self.cfg["tomb_ms"])
         self.due["erase:" + a["id"]] = self.now + (a["busy_ms"] if busy else 0)
         return ["buried", self.now, self._admit()]
@@ -355,14 +405,14 @@ class Memory:
     def _heard(self, how: str) -> None:
         self.found = [how, *self.found][:FOUND_MOST]
 
-    def _forget(self, job_id: str) -> None:
+    def _forget(self, job_id: str, *, keeps_tasks: bool = False) -> None:
         row = self.jobs.pop(job_id, None)
         self.logs.pop(job_id, None)
         if row:
             self._index(job_id, row["caller"], row["batch_id"], row["status"], None)
             self._hold(job_id, row["group"], holds=False)
             for task in json.loads(row["tasks"]).values():
-                if self.tasks.get(task) == job_id:
+                if self.tasks.get(task) == job_id and not keeps_tasks:
                     del self.tasks[task]
         for name in ("due", "rung"):
             self.zsets[name].pop("job:" + job_id, None)
@@ -420,7 +470,7 @@ class Memory:
 
     def _admit(self) -> list[str]:
         ids: list[str] = []
-        if float(self.gate.get("until") or 0) > self.now:
+        if any(float(self.gate.get(name) or 0) > self.now for name in ("until", "storage_until")):
             return ids
         probing = self.gate.get("reason") in ("held", "refused")
         while len(ids) < ADMIT_AT_ONCE and (best := self._first_waiting()):
@@ -485,8 +535,10 @@ async def _at_once(_: str, act: Callable[[], T]) -> T:
 class MemoryStore(Store):
     """A process's handle on the memory. `seam` is where its calls may be late, fail, or be its last."""
 
-    def __init__(self, memory: Memory, limits: Limits, *, actor: str = "", seam: Seam = _at_once) -> None:
-        super().__init__(None, limits, actor=actor)  # type: ignore[arg-type]  # there is no Redis
+    def __init__(
+        self, memory: Memory, limits: Limits, *, actor: str = "", spool: str | None = None, seam: Seam = _at_once
+    ) -> None:
+        super().__init__(None, limits, actor=actor, spool=spool)  # type: ignore[arg-type]  # there is no Redis
         self.memory = memory
         self._seam = seam
         self._read: dict[str, tuple[str, Job]] = {}
@@ -569,7 +621,8 @@ class MemoryStore(Store):
         counts: dict[str, int] = {status: len(memory.zsets[f"jobs:{status}"]) for status in Status}
         oldest = memory.due.first()
         age_s = max(0.0, (memory.now_ms() - oldest[0]) / 1000) if oldest else 0.0
-        return Figures(counts, len(memory.zsets["slots"]), len(memory.due), age_s, dict(memory.gate))
+        held_s = storage_s(memory.gate, memory.now_ms() / 1000)
+        return Figures(counts, len(memory.zsets["slots"]), len(memory.due), age_s, dict(memory.gate), held_s)
 
     async def writable(self) -> None:
         await self._seam("store.writable", lambda: None)
