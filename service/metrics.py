@@ -11,7 +11,7 @@ from service.storage.store import Callbacks, Figures
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, which nobody reads
 
-GATE_REASONS: Final = ("held", "throttled", "refused")
+GATE_REASONS: Final = ("held", "throttled", "refused", "storage")
 
 
 class Metrics:
@@ -52,7 +52,7 @@ class Metrics:
         self._due.set(figures.due)
         self._oldest_due.set(figures.oldest_due_s)
         for reason in GATE_REASONS:
-            self._gate.labels(reason).set(figures.gate.get("reason") == reason)
+            self._gate.labels(reason).set(reason in figures.closed)
 
     def text(self) -> bytes:
         return generate_latest(self._registry)

@@ -16,6 +16,7 @@ def limits(settings: Settings, *, replicas_timeout_s: float = 1.0) -> Limits:
         events_max=settings.events_max,
         retention_s=settings.job_retention_days * 86_400,
         callbacks=settings.public_base_url is not None,
+        spool_lost_s=settings.spool_lost_s,
         replicas=settings.redis_replicas_to_wait,
         replicas_timeout_s=replicas_timeout_s,
     )

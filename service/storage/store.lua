@@ -9,11 +9,13 @@
 --   log:{id}            list    the job's own events, JSON, oldest first
 --   due                 zset    {kind}:{id} → when it must be looked at (ms); a claim moves it to the end of a lease
 --   rung                zset    {kind}:{id} → when its bell last went out; a claim takes it off
---   ripe                zset    jobs that collect → when their URL expires
+--   ripe                zset    jobs whose image waits at a URL, and nowhere else → when that expires
+--   spooled:{spool}     zset    jobs whose image waits in a spool → when its URL expires
+--   spools              zset    spools → the last beat of a process that serves it
 --   slots[:{model}]     zset    jobs that hold a slot → since when; with a model: those under a cap of its own
 --   wait:{model}:{prio} zset    jobs that wait for a slot → their tag (start-time fair queueing)
 --   tags, clock         hash, string   last tag of each caller and priority; the virtual time
---   gate                hash    until, reason, failures; cap:{model} = working caps found by 429s
+--   gate                hash    until, reason, failures; cap:{model} = working caps found by 429s; storage_until
 --   jobs[@caller][:status], jobs#batch[:status]   zset of ids, for lists (ids are time-ordered)
 --   task:{provider id}  string  the job that owns a provider task
 --   idem:{caller}:{key} string  "{hash of the body} {job id}"
@@ -42,6 +44,8 @@ local SAFETY_MS = 3600000    -- a waiting job is looked at this often even if ev
 local SEEN = 6               -- event ids kept for replayed calls
 local LOG_LENGTH = 200
 local FOUND_LENGTH = 200
+local SPOOL_LOOK_MS = 10000   -- between looks whether a silent spool is back
+local SPOOL_FORGET_MS = 7 * 86400000
 local CALLBACK_LOST_MS = 60000 -- the provider tries again after 1, 5 and 30 s, then gives up
 local ADMIT_AT_ONCE = 100
 local WEIGHT = {high = 16, normal = 4, low = 1}
@@ -170,8 +174,8 @@ end
 -- As many waiting jobs as there are slots become due now. Returns their ids: RQ holds only work that can run.
 local function admit()
   local ids = {}
-  local gate = call('HMGET', P .. 'gate', 'until', 'reason')
-  if (num(gate[1]) or 0) > now then return ids end
+  local gate = call('HMGET', P .. 'gate', 'until', 'reason', 'storage_until')
+  if (num(gate[1]) or 0) > now or (num(gate[3]) or 0) > now then return ids end
   local probing = gate[2] == 'held' or gate[2] == 'refused'
   while #ids < ADMIT_AT_ONCE do
     local next_up = first_waiting()
@@ -307,6 +311,38 @@ local function barred(id)
   return a.queue == 'submit'
 end
 
+-- ---- spools --------------------------------------------------------------------------------------------------------
+
+-- Where the image of a job that collects waits: at its URL, or in a spool; `was` is the spool that had it.
+local function place(id, was)
+  call('ZREM', P .. 'ripe', id)
+  if was and was ~= '' then call('ZREM', P .. 'spooled:' .. was, id) end
+  if a.to == 'collecting' and a.expires_at then
+    call('ZADD', P .. (a.spooled and 'spooled:' .. a.spooled or 'ripe'), int(a.expires_at), id)
+  end
+end
+
+local function unplace(id)
+  call('ZREM', P .. 'ripe', id)
+  for _, spool in ipairs(call('ZRANGE', P .. 'spools', 0, -1)) do call('ZREM', P .. 'spooled:' .. spool, id) end
+end
+
+local function silence(spool) return now - (num(call('ZSCORE', P .. 'spools', spool)) or 0) end
+
+-- The image lies in another machine's spool, which is not lost: nobody else can do anything for this job. It may be
+-- pulled again once that spool has been silent for long, or is silent while the URL is about to die.
+local function elsewhere(id, r)
+  if r.status ~= 'collecting' or r.spool == '' or r.spool == a.spool then return false end
+  if r.deadline_at and r.deadline_at <= now then return false end
+  local silent, left = silence(r.spool), (r.expires_at or 0) - now
+  if silent < cfg.spool_stopped_ms then return true end
+  if silent >= cfg.spool_lost_ms or (left > 0 and left <= cfg.spool_rescue_ms) then return false end
+  -- Nobody serves it just now: it must not stand before what can be done, nor be rung for in vain.
+  call('ZADD', P .. 'due', int(math.min(now + SPOOL_LOOK_MS, r.deadline_at or math.huge)), 'job:' .. id)
+  call('ZREM', P .. 'rung', 'job:' .. id)
+  return true
+end
+
 local verbs = {}
 
 -- A new job: its record, indexes, due time, idempotency key and place in the queue.
@@ -364,7 +400,8 @@ end
 -- The one write that moves a job. applied | already | stale | gone | corrupt | taken (the provider task is another's)
 function verbs.apply()
   local key = P .. 'job:' .. a.id
-  local r = call('HMGET', key, 'version', 'seen', 'status', 'caller', 'model', 'group', 'batch_id', 'deadline_at')
+  local r = call('HMGET', key, 'version', 'seen', 'status', 'caller', 'model', 'group', 'batch_id', 'deadline_at',
+    'spool')
   if not r[1] then return {'gone', int(now), {}} end
   local seen = r[2] or ''
   if string.find(seen, a.event_id, 1, true) then return {'already', int(now), {}} end
@@ -385,8 +422,7 @@ function verbs.apply()
   if a.signal then listen(group) end
   hold(a.id, group, a.holds_slot)
   if from == 'queued' and a.to ~= 'queued' then unwait(a.id, group) end
-  if a.to == 'collecting' and a.expires_at then call('ZADD', P .. 'ripe', int(a.expires_at), a.id)
-  else call('ZREM', P .. 'ripe', a.id) end
+  place(a.id, r[9])
   if a.ring then call('ZADD', P .. 'rung', int(now), 'job:' .. a.id) else call('ZREM', P .. 'rung', 'job:' .. a.id) end
   if a.due_ms then schedule(a.id, a.due_ms, num(r[8]))
   elseif not a.keep_due then
@@ -421,30 +457,36 @@ local function take(id)
   local member = 'job:' .. id
   local at = num(call('ZSCORE', P .. 'due', member))
   if not at or at > now then return nil, {} end
-  local v = call('HMGET', P .. 'job:' .. id, 'status', 'group', 'priority', 'caller', 'deadline_at', 'queue')
+  local v = call('HMGET', P .. 'job:' .. id, 'status', 'group', 'priority', 'caller', 'deadline_at', 'queue', 'spool',
+    'result_expires_at')
   if not v[1] and call('EXISTS', P .. 'job:' .. id) == 0 then
     call('ZREM', P .. 'due', member) -- its record is gone: nothing can be done for it
     return nil, {}
   end
   if not sound(id) then return lease(id), {} end -- whoever asked will find out
   if v[6] ~= a.queue then return nil, {} end
-  local r = {status = v[1], group = v[2], priority = v[3], caller = v[4], deadline_at = num(v[5])}
+  local r = {status = v[1], group = v[2], priority = v[3], caller = v[4], deadline_at = num(v[5]), spool = v[7] or '',
+    expires_at = num(v[8])}
   if must_wait(id, r) then return nil, admit() end
-  if barred(id) then return nil, {} end
+  if elsewhere(id, r) or barred(id) then return nil, {} end
   return lease(id), {}
 end
 
--- Who looks at it now? A `collect` bell means: take what expires first; `alone`: this one, of that group. claimed | none
+-- Who looks at it now? A `collect` bell means: take what expires first, then what lies in the process's own spool;
+-- `alone`: this one, of that group. claimed | none
 function verbs.claim()
   local id, ring = nil, {}
   if a.queue == 'collect' and not a.alone then
-    for _, ripe in ipairs(call('ZRANGE', P .. 'ripe', 0, 199)) do
-      id = take(ripe)
-      if id then break end
+    for _, name in ipairs({'ripe', a.spool and 'spooled:' .. a.spool}) do
+      for _, ripe in ipairs(call('ZRANGE', P .. name, 0, 199)) do
+        id = id or take(ripe)
+        if id then break end
+      end
     end
   end
   if not id then id, ring = take(a.id) end
   if not id then return {'none', int(now), ring} end
+  if a.spool then call('ZADD', P .. 'spools', int(now), a.spool) end
   local gate = call('HGET', P .. 'gate', 'reason') or ''
   return {'claimed', int(now), ring, id, int(now + a.lease_ms), gate, call('HGETALL', P .. 'job:' .. id)}
 end
@@ -549,7 +591,7 @@ function verbs.condemn()
     hold(a.id, group, false)
     unwait(a.id, group)
   end
-  call('ZREM', P .. 'ripe', a.id)
+  unplace(a.id)
   if over then
     forget(a.id)
     return {'buried', int(now), {}}
@@ -580,6 +622,37 @@ function verbs.bury()
   -- A step that still runs may write its sidecar once more: erase again when it surely has ended.
   call('ZADD', P .. 'due', int(now + (busy and a.busy_ms or 0)), 'erase:' .. a.id)
   return {'buried', int(now), admit()}
+end
+
+-- A process that serves this spool lives.
+function verbs.tend()
+  call('ZADD', P .. 'spools', int(now), a.spool)
+  for _, spool in ipairs(call('ZRANGE', P .. 'spools', '-inf', int(now - SPOOL_FORGET_MS), 'BYSCORE')) do
+    call('ZREM', P .. 'spools', spool)
+    call('DEL', P .. 'spooled:' .. spool)
+  end
+  return {'tended', int(now), {}}
+end
+
+function verbs.silence() return {'silent', int(now), {}, int(silence(a.of))} end
+
+-- How many images, up to `most`, have waited at their URLs for longer than `after_ms`, and lie nowhere else.
+function verbs.behind()
+  local count = 0
+  if call('ZCARD', P .. 'ripe') >= a.most then
+    for _, id in ipairs(call('ZRANGE', P .. 'ripe', 0, 199)) do
+      local since = num(call('HGET', P .. 'job:' .. id, 'ready_at'))
+      if since and now - since > a.after_ms and count < a.most then count = count + 1 end
+    end
+  end
+  return {'behind', int(now), {}, count}
+end
+
+-- No more is bought for so long: what has been bought cannot be stored. It ends by itself.
+function verbs.pause()
+  local till = math.max(num(call('HGET', P .. 'gate', a.reason .. '_until')) or 0, now + a.pause_ms)
+  call('HSET', P .. 'gate', a.reason .. '_until', int(till))
+  return {'paused', int(now), {}}
 end
 
 -- The step has ended, well or not, and its process lives. Apart from others, that clears it of suspicion.

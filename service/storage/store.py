@@ -23,6 +23,7 @@ from service.storage.quarantine import Quarantine
 
 LOST_SHARE_MOST: Final = 0.2  # above it polling no longer leans on callbacks, and an alarm shows
 OVERDUE_S: Final = 10.0  # healthy callbacks come within a second or two
+STORAGE: Final = "storage"  # a reason for which submissions pause
 PREFIX: Final = "dr1:"  # counted up if the keys ever change their meaning
 _NAMES: Final = ",".join(f"'{name}'" for name in record.NAMES)
 SCRIPT: Final = f"local NAMES = {{{_NAMES}}}\n" + resources.files(__package__).joinpath("store.lua").read_text("utf-8")
@@ -48,6 +49,9 @@ class Limits:
     idempotency_s: int = 24 * 3600
     retention_s: int = 7 * 24 * 3600
     callbacks: bool = True  # whether submissions ask for one
+    spool_lost_s: float = 900.0  # a spool silent for so long is lost
+    spool_stopped_s: float = 30.0  # nobody serves a spool that is silent for so long
+    spool_rescue_s: float = 120.0  # the rest of its URL's life in which the image of a stopped spool is pulled again
     replicas: int = 0
     replicas_timeout_s: float = 1.0
 
@@ -126,6 +130,12 @@ class Figures:
     due: int
     oldest_due_s: float
     gate: Mapping[str, str]
+    storage_s: float = 0.0  # submissions pause for so long, because images cannot be stored or pulled in time
+
+    @property
+    def closed(self) -> frozenset[str]:
+        """Why submissions pause; empty: they do not."""
+        return frozenset(({self.gate.get("reason", "")} - {""}) | ({STORAGE} if self.storage_s > 0 else set()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,18 +171,27 @@ class Callbacks:
 
 
 class Store:
-    """`actor` names this process in the events; `uid`, if it claims jobs, and shows by beats that it lives.
+    """`actor` names this process in the events; `uid`, if it claims jobs, and shows by beats that it lives; `spool` is
+    the directory in which what it has pulled may wait.
 
     `store.lua` tells the keys.
     """
 
     def __init__(
-        self, redis: AsyncRedis, limits: Limits, *, actor: str = "", uid: str | None = None, prefix: str = PREFIX
+        self,
+        redis: AsyncRedis,
+        limits: Limits,
+        *,
+        actor: str = "",
+        uid: str | None = None,
+        spool: str | None = None,
+        prefix: str = PREFIX,
     ) -> None:
         self._redis = redis
         self._prefix = prefix
         self._actor = actor
         self._uid = uid
+        self.spool = spool
         self.quarantine = Quarantine(self._run)
         self.limits = limits
         self._config = {
@@ -182,6 +201,9 @@ class Store:
             "backlog_max": limits.backlog_max,
             "events_max": limits.events_max,
             "callbacks": limits.callbacks,
+            "spool_lost_ms": _ms(limits.spool_lost_s),
+            "spool_stopped_ms": _ms(limits.spool_stopped_s),
+            "spool_rescue_ms": _ms(limits.spool_rescue_s),
             "idem_ms": limits.idempotency_s * 1000,
             "tomb_ms": limits.retention_s * 1000,
         }
@@ -252,6 +274,7 @@ class Store:
             "due_ms": None if change.due_s is KEEP else _ms(change.due_s),
             "deadline_counts": change.deadline_counts,
             "expires_at": change.patch.get("result_expires_at", job.result_expires_at) or 0 if change.ripe else None,
+            "spooled": change.spool,
         }
         moved = {"status": change.to, "reason": change.event, "queue": change.queue}
         reply = await self._run("apply", arguments, fields | moved, confirm=confirm)
@@ -332,7 +355,7 @@ class Store:
         Raises record.CorruptRecord and NewerRecord, each with the id of the job that the lease is on.
         """
         arguments = {"queue": queue, "id": job_id, "lease_ms": _ms(lease_s), "alone": alone}
-        reply = await self._run("claim", arguments)
+        reply = await self._run("claim", arguments | {"spool": self.spool})
         bells = _submits(reply[2])
         if reply[0] == "none":
             return None, bells
@@ -356,6 +379,22 @@ class Store:
         reply = await self._run("ripen", arguments)
         ripe = reply[3]
         return (*_submits(reply[2]), *(Bell(queue, id_) for queue, id_ in zip(ripe[::2], ripe[1::2], strict=True)))
+
+    async def tend(self) -> None:
+        """Show that somebody serves this process's spool."""
+        await self._run("tend", {"spool": self.spool})
+
+    async def silence_s(self, spool: str) -> float:
+        """For how long nobody has shown that he serves a spool."""
+        return float((await self._run("silence", {"of": spool}))[3]) / 1000
+
+    async def behind(self, after_s: float, most: int) -> int:
+        """How many images, up to `most`, have waited at their URLs alone for longer than this."""
+        return int((await self._run("behind", {"after_ms": _ms(after_s), "most": most}))[3])
+
+    async def hold(self, reason: str, seconds: float) -> None:
+        """Submissions pause for so long, beside all other reasons; asked again it goes on, and it ends by itself."""
+        await self._run("pause", {"reason": reason, "pause_ms": _ms(seconds)})
 
     async def plan(self, kind: str, id_: str, due_s: float | None) -> None:
         """Work outside the records (`stage`: inputs of a job being created; `erase`: a deleted job's objects)."""
@@ -478,7 +517,7 @@ class Store:
         now_s = seconds + micros / 1e6
         age = max(0.0, now_s - oldest[0][1] / 1000) if oldest else 0.0
         told = {_text(k): _text(v) for k, v in gate.items()}
-        return Figures(dict(zip(Status, counts, strict=True)), slots, due, age, told)
+        return Figures(dict(zip(Status, counts, strict=True)), slots, due, age, told, storage_s(told, now_s))
 
     async def writable(self) -> None:
         """Raises RedisError unless a write is taken (a replica or a full disk says no)."""
@@ -542,6 +581,11 @@ def _readable(row: Mapping[bytes, bytes]) -> Job | None:
         return record.read({_text(name): _text(value) for name, value in row.items()})
     except (record.CorruptRecord, record.NewerRecord):
         return None
+
+
+def storage_s(gate: Mapping[str, str], now_s: float) -> float:
+    """For how much longer submissions pause for want of storage."""
+    return max(0.0, int(gate.get(f"{STORAGE}_until", "0")) / 1000 - now_s)
 
 
 def _pairs(flat: Sequence[str]) -> dict[str, str]:
