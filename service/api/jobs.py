@@ -114,9 +114,10 @@ async def create(store: Store, job: Job, **how: Any) -> Written:
     """The write of a new job, within a second. ProblemError 503: Redis is away, or replicas did not confirm."""
     try:
         return await promptly(_create(store, job, **how))
-    except Unconfirmed:
+    except Unconfirmed as error:
         detail = "Too few replicas confirmed the job. Ask again with the same Idempotency-Key."
-        raise ProblemError(503, "durability_unconfirmed", detail, headers={"Retry-After": "1"}, job_id=job.id) from None
+        known = error.job_id or job.id
+        raise ProblemError(503, "durability_unconfirmed", detail, headers={"Retry-After": "1"}, job_id=known) from None
 
 
 async def _create(store: Store, job: Job, **how: Any) -> Written:
@@ -125,7 +126,7 @@ async def _create(store: Store, job: Job, **how: Any) -> Written:
     except Unconfirmed:
         raise
     except RedisError:
-        if store.limits.replicas:  # the second call would write nothing, so WAIT would confirm nothing
+        if store.limits.replicas:  # no time for a second WAIT
             raise
         return await store.create(job, **how)  # the answer was lost, or nothing was written: the id tells which
 

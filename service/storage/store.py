@@ -30,12 +30,17 @@ SCRIPT: Final = f"local NAMES = {{{_NAMES}}}\n" + resources.files(__package__).j
 _SHA: Final = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
 
-# What else the script answers wrote nothing, so that there is nothing to confirm (`already`: the call before this did).
-_WRITTEN: Final = frozenset({"created", "applied", "already"})
+READY_KEPT_MS: Final = 60_000  # of a key that is only there to be written
+# What is on record now, by this call or by one before it, whose caller may not have heard that replicas have it.
+_WRITTEN: Final = frozenset({"created", "applied", "already", "replayed", "retried"})
 
 
 class Unconfirmed(RedisError):
-    """Written, but fewer replicas than asked for have confirmed it."""
+    """Written, but fewer replicas than asked for have confirmed it. `job_id`: of the job that was on record before."""
+
+    def __init__(self, told: str, job_id: str | None = None) -> None:
+        super().__init__(told)
+        self.job_id = job_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -521,7 +526,7 @@ class Store:
 
     async def writable(self) -> None:
         """Raises RedisError unless a write is taken (a replica or a full disk says no)."""
-        await self._redis.set(self._prefix + "ready", "1", px=60_000)
+        await self._redis.set(self._prefix + "ready", "1", px=READY_KEPT_MS)
 
     async def now_ms(self) -> int:
         """Redis's own time: the one that decides."""
@@ -553,14 +558,17 @@ class Store:
         words = (command, script, 1, self._prefix, *(word.encode("utf-8", "surrogateescape") for word in argv))
         if not confirm or self.limits.replicas == 0:
             return _decoded(await self._redis.execute_command(*words))  # type: ignore[no-untyped-call, no-any-return]
-        # WAIT speaks of its own connection's writes: both go down the same one.
+        # WAIT speaks of its own connection's writes, and replicas take all writes in their order: one right before it
+        # makes it speak of what another connection wrote, too, where the script finds the job on record.
         async with self._redis.pipeline(transaction=False) as pipe:
             pipe.execute_command(*words)
+            pipe.set(self._prefix + "ready", "1", px=READY_KEPT_MS)
             pipe.execute_command("WAIT", self.limits.replicas, int(self.limits.replicas_timeout_s * 1000))
-            raw, confirmed = await pipe.execute()
+            raw, _, confirmed = await pipe.execute()
         reply: list[Any] = _decoded(raw)
         if confirmed < self.limits.replicas and reply[0] in _WRITTEN:
-            raise Unconfirmed(f"{confirmed} of {self.limits.replicas} replicas confirmed the write")
+            known = reply[3] if len(reply) > 3 else None
+            raise Unconfirmed(f"{confirmed} of {self.limits.replicas} replicas confirmed the write", known)
         return reply
 
     def _key(self, kind: str, id_: str) -> str:
