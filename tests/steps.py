@@ -94,6 +94,10 @@ class Steps:
         """Why submissions pause; empty: they do not."""
         return (await self.house.desk.store.figures()).gate.get("reason", "")
 
+    async def gate_until(self) -> int:
+        """Till when, ms."""
+        return int((await self.house.desk.store.figures()).gate["until"])
+
     async def slots(self) -> int:
         return (await self.house.desk.store.figures()).slots
 

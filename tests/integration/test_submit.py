@@ -187,7 +187,9 @@ async def test_a_429_burns_nothing_and_the_job_waits_for_the_gate(bench: Bench) 
     async with bench.steps() as at:
         job_id = await at.new("a lighthouse")
         for _ in range(6):
+            asked_at = await at.house.desk.store.now_ms()
             job = await at.submit(job_id)
+            assert await at.gate_until() - asked_at >= 7000, "as long as the provider asked for"
             assert (job.status, job.refusals, await at.gate()) == ("queued", 0, "throttled")
             assert await at.slots() == 0
             await at.hasten(job_id)
@@ -235,19 +237,21 @@ async def test_four_sure_refusals_end_a_job(bench: Bench) -> None:
         assert bench.submissions() == []
 
 
-async def test_while_nobody_gets_through_no_attempt_is_burnt(bench: Bench) -> None:
+async def test_while_nobody_gets_through_not_even_a_last_attempt_is_burnt(bench: Bench) -> None:
     async with bench.steps(flux_api_base_url=NOWHERE) as at:
-        ids = [await at.new(f"number {number}") for number in range(6)]
-        for job_id in ids[:5]:
-            assert (await at.submit(job_id)).refusals == 1
+        job_id = await at.new("its last attempt")
+        await at.submit(job_id)
+        await at.submit_again(job_id)
+        assert (await at.submit_again(job_id)).refusals == 3
+        for number in range(2):
+            await at.submit(await at.new(f"number {number}"))
         assert await at.gate() == "refused"
-        for _ in range(5):
-            assert (await at.submit(ids[5])).refusals == 0
-            await at.hasten(ids[5])
-            await at.submit(ids[5])
+        for attempt in (4, 5, 6):
+            await at.hasten(job_id)
+            await at.submit(job_id)
             await at.open_gate()
-        assert (await at.job(ids[5])).attempt > 1
-        assert (await at.job(ids[5])).status == "queued"
+            job = await at.submit(job_id)
+            assert (job.status, job.attempt, job.refusals) == ("queued", attempt, 3)
 
 
 async def test_a_wrong_request_ends_the_job_at_once(bench: Bench) -> None:
