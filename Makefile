@@ -28,8 +28,8 @@ check: setup ## format, lint, types, Dockerfile, compose file
 	$(BIN)/hadolint deploy/docker/Dockerfile
 	$(BIN)/docker-compose -f $(COMPOSE) config --quiet
 
-sim: setup ## one simulated run again: make sim SEED=7 (not there yet)
-	@echo "make sim: the simulation is not written yet; nothing was run" >&2; exit 2
+sim: setup ## one simulated history again, told as it happens: make sim SEED=7
+	@$(BIN)/python -m tests.sim $(or $(SEED),0)
 
 bench: setup ## the measurements of tests/bench, printed
 	@test -n "$(wildcard tests/bench/*.py)" || { echo "make bench: no measurement is written yet" >&2; exit 2; }

@@ -334,6 +334,10 @@ class Memory:
             self._forget(job_id)
         return ["expired", self.now, [], len(ids)]
 
+    def reap(self, _: object, __: object) -> Reply:
+        """Simulated processes have no `uid`, so that none is ever in flight by name: nobody is suspect."""
+        return ["watched", self.now, [], []]
+
     def bury(self, a: Args, _: object) -> Reply:
         row = self.jobs.get(a["id"])
         if row is None:

@@ -214,7 +214,7 @@ class Worker(Process):
             input_bytes_max=MEBIBYTE,
         )
         looking = collect.Terms(lease_s=terms.lease_s, **waits)
-        sweeping = sweep.Terms(interval_s=terms.sweep_s, again_s=10.0)
+        sweeping = sweep.Terms(interval_s=terms.sweep_s, again_s=10.0, lost_s=8.0)
         self.submitter = Submitter(desk, flux, bucket, timing, KEYS, clock, dice, buying)
         self.collector = Collector(desk, flux, timing, puller, closer, clock, looking)
         self.sweep = Sweep(desk, SimRinger(self, town), bucket, closer, clock, sweeping)

@@ -16,8 +16,8 @@ from tests.sim.staff import Front, Terms, Town, Worker
 from tests.sim.world import Crash, Process, World, entropy
 
 CALLER: Final = "alice"
-LOOK_S: Final = 1.0
-AGAIN_S: Final = 1.0  # a caller who was not answered asks again after this
+LOOK_S: Final = 2.0
+AGAIN_S: Final = 5.0  # a caller who was not answered asks again after this
 RESTART_S: Final = 1.0
 ASKS_MOST: Final = 2000
 
