@@ -7,7 +7,7 @@ import pytest
 
 from service.clock import SystemClock
 from service.domain import events as e
-from service.domain.job import Job, Priority, Queue, Status
+from service.domain.job import Image, Job, Priority, Queue, Status
 from service.domain.lifecycle import decide
 from service.storage import record
 from service.storage.connection import AsyncRedis
@@ -17,8 +17,9 @@ from tests.sim.memory import Memory, MemoryStore
 pytestmark = pytest.mark.anyio
 
 HOUR_S = 3600.0
+IMAGE = Image("b", "k", "00" * 32, 1, 1, 1, "image/png", None)
 LIMITS = Limits(max_in_flight=2, caps={"flux-kontext-max": 1})
-Make = Callable[[Limits], Store]
+Make = Callable[..., Store]
 
 
 @pytest.fixture(params=["valkey", "memory"])
@@ -26,10 +27,10 @@ def make(request: pytest.FixtureRequest, connection: AsyncRedis) -> Make:
     """Handles on one store: the real one, and the one that simulations use, which must do the same."""
     memory = Memory(SystemClock().now_ms)
 
-    def made(limits: Limits) -> Store:
+    def made(limits: Limits, spool: str | None = None) -> Store:
         if request.param == "memory":
-            return MemoryStore(memory, limits, actor="test")
-        return Store(connection, limits, actor="test")
+            return MemoryStore(memory, limits, actor="test", spool=spool)
+        return Store(connection, limits, actor="test", spool=spool)
 
     return made
 
@@ -366,3 +367,155 @@ async def test_pages_are_newest_first_and_know_their_caller(store: Store) -> Non
     assert [job.id for job in await store.page(caller="bob", limit=2)] == ["job_004", "job_002"]
     assert [job.id for job in await store.page(caller="bob", limit=2, before="job_002")] == ["job_000"]
     assert [job.id for job in await store.page(caller=None)] == [f"job_{n:03}" for n in (4, 3, 2, 1, 0)]
+
+
+# ---- spools ----------------------------------------------------------------------------------------------------------
+
+SOON_MS = 60_000
+
+
+async def collecting(store: Store, number: int, life_ms: int = 600_000) -> Job:
+    """A job whose image waits at a URL with so much of its life left."""
+    job = await submitted(store, number)
+    expires_at = await store.now_ms() + life_ms
+    ready = e.Ready(attempt=1, provider_id=f"task-{number}", url="https://x/y", expires_at=expires_at)
+    return await happens(store, job.id, ready)
+
+
+async def spooled(store: Store, number: int, life_ms: int = 600_000) -> Job:
+    """A job whose image lies in the spool of this handle, which has beaten just now."""
+    job = await collecting(store, number, life_ms)
+    await store.tend()
+    return await happens(store, job.id, e.Spooled(spool=str(store.spool), delay_s=0))
+
+
+async def claimed(store: Store, bell: str = "job_000") -> str | None:
+    claim, _ = await store.claim(Queue.COLLECT, bell, HOUR_S)
+    return claim.job.id if claim else None
+
+
+async def test_a_job_in_another_living_spool_is_left_to_it(make: Make) -> None:
+    alice, bob = make(LIMITS, "a"), make(LIMITS, "b")
+    await spooled(alice, 0)
+    assert await claimed(bob) is None
+    assert await claimed(make(LIMITS)) is None, "nor is it for one without a spool"
+    assert await claimed(alice) == "job_000"
+
+
+async def test_any_bell_brings_a_process_to_what_lies_in_its_own_spool(make: Make) -> None:
+    alice = make(LIMITS, "a")
+    await spooled(alice, 0)
+    assert await claimed(alice, "job_999") == "job_000"
+
+
+async def test_what_lies_in_no_spool_is_pulled_first_and_of_that_what_dies_first(make: Make) -> None:
+    alice = make(Limits(max_in_flight=9), "a")
+    await spooled(alice, 0, life_ms=1_000)
+    for number, life_ms in ((1, 300_000), (2, 100_000), (3, 200_000)):
+        await collecting(alice, number, life_ms)
+    assert [await claimed(alice) for _ in range(4)] == ["job_002", "job_003", "job_001", "job_000"]
+
+
+@pytest.mark.parametrize(
+    ("silence", "life_ms", "given"),
+    [
+        ({"spool_stopped_s": HOUR_S}, SOON_MS, False),
+        ({"spool_stopped_s": 0}, SOON_MS, True),
+        ({"spool_stopped_s": 0}, 600_000, False),
+        ({"spool_stopped_s": 0}, -1, False),
+        ({"spool_stopped_s": 0, "spool_lost_s": 0}, -1, True),
+        ({"spool_stopped_s": 0, "spool_lost_s": 0}, 600_000, True),
+    ],
+    ids=["beating", "stopped, URL dying", "stopped, URL living", "stopped, URL dead", "lost, URL dead", "lost"],
+)
+async def test_a_silent_spool_is_waited_for_until_it_is_lost_or_its_url_is_about_to_die(
+    make: Make, silence: dict[str, float], life_ms: int, given: bool
+) -> None:
+    await spooled(make(LIMITS, "a"), 0, life_ms)
+    bob = make(Limits(max_in_flight=2, **silence), "b")  # type: ignore[arg-type]  # floats all
+    assert (await claimed(bob) == "job_000") == given
+
+
+async def test_a_spool_that_never_beat_is_lost(make: Make) -> None:
+    job = await collecting(make(LIMITS, "a"), 0)
+    await happens(make(LIMITS, "a"), job.id, e.Spooled(spool="never", delay_s=0))
+    assert await claimed(make(LIMITS, "b")) == "job_000"
+    assert await make(LIMITS).silence_s("never") > 1e6
+
+
+async def test_whoever_claims_shows_that_he_serves_his_spool(make: Make) -> None:
+    alice = make(LIMITS, "a")
+    await collecting(alice, 0)
+    assert await claimed(alice) == "job_000"
+    assert await alice.silence_s("a") < HOUR_S
+
+
+async def test_jobs_in_a_stopped_spool_hide_nothing_that_can_be_done(make: Make) -> None:
+    many = Limits(max_in_flight=0)
+    alice, bob = make(many, "a"), make(Limits(max_in_flight=0, spool_stopped_s=0), "b")
+    for number in range(1, 251):
+        await spooled(alice, number, life_ms=300_000)
+    await collecting(alice, 0, life_ms=600_000)
+    assert await claimed(bob, "job_001") == "job_000", "a bell for one of them brings it to what it can do"
+    assert await claimed(bob, "job_001") is None
+    bells = await bob.ripen({"collect": 500}, again_s=0)
+    assert "job_001" not in [bell.id for bell in bells], "nor is it rung for again at once"
+
+
+async def test_a_cancelled_or_late_job_is_ended_by_anybody(make: Make) -> None:
+    alice, bob = make(LIMITS, "a"), make(LIMITS, "b")
+    job = await spooled(alice, 0)
+    await happens(alice, job.id, e.CancelAsked())
+    assert await claimed(bob) == job.id
+
+
+async def test_a_sealed_job_lies_in_no_spool(make: Make) -> None:
+    alice, bob = make(LIMITS, "a"), make(LIMITS, "b")
+    job = await spooled(alice, 0)
+    sealed = await happens(alice, job.id, e.Sealed(image=IMAGE))
+    assert sealed.spool is None
+    assert await claimed(bob) == job.id
+
+
+async def test_a_fresh_url_makes_a_job_everybodys_again(make: Make) -> None:
+    alice, bob = make(LIMITS, "a"), make(LIMITS, "b")
+    job = await spooled(alice, 0)
+    await happens(alice, job.id, e.Refreshed(url="https://x/z", expires_at=await alice.now_ms() + SOON_MS))
+    assert await claimed(bob, "job_999") == job.id
+
+
+async def test_submissions_pause_for_want_of_storage_until_it_is_over_by_itself(make: Make) -> None:
+    store = make(LIMITS)
+    await store.hold("storage", HOUR_S)
+    assert not (await store.create(order(0))).bells
+    assert await admitted(store) == []
+    figures = await store.figures()
+    assert (set(figures.closed), figures.slots) == ({"storage"}, 0)
+    await store.hold("storage", 1.0)
+    assert (await store.figures()).storage_s > 1, "a shorter hold does not end a longer one"
+
+
+async def test_a_hold_that_is_over_lets_the_next_one_through(make: Make) -> None:
+    store = make(LIMITS)
+    await store.hold("storage", 0.0)
+    assert (await store.create(order(0))).bells
+    assert not (await store.figures()).closed
+
+
+async def test_a_hold_for_want_of_storage_hides_no_other_reason(make: Make) -> None:
+    store = make(LIMITS)
+    await store.create(order(0))
+    await store.hold("storage", HOUR_S)
+    await happens(store, "job_000", e.Intended(attempt=1, delay_s=HOUR_S), e.Held(attempt=1, detail="402"))
+    assert (await store.figures()).closed == {"held", "storage"}
+
+
+async def test_images_that_wait_at_their_urls_for_long_are_counted_but_not_spooled_ones(make: Make) -> None:
+    alice = make(Limits(max_in_flight=9), "a")
+    for number in range(3):
+        await collecting(alice, number)
+    for number in range(3, 6):
+        await spooled(alice, number)
+    assert await alice.behind(-1, 3) == 3
+    assert await alice.behind(-1, 4) == 0, "fewer than asked for are not worth a look"
+    assert await alice.behind(HOUR_S, 3) == 0
