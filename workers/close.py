@@ -20,6 +20,7 @@ from workers import retry
 from workers.flux import Flux
 from workers.lease import Lease
 from workers.results import ended_event
+from workers.spool import Kept, NoSpool
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class Closer:
         bucket: Bucket,
         dice: random.Random,
         *,
+        spool: Kept | None = None,
         unknown_wait_s: float,
         generation_timeout_s: float,
     ) -> None:
@@ -41,11 +43,13 @@ class Closer:
         self._flux = flux
         self._bucket = bucket
         self._dice = dice
+        self._spool: Kept = spool or NoSpool()
         self._unknown_wait_ms = round(unknown_wait_s * 1000)
         self._generation_timeout_ms = round(generation_timeout_s * 1000)
 
     async def close(self, job: Job, lease: Lease) -> None:
         if not job.sidecar:
+            await self._spool.drop(job.id)  # the image is in the bucket, or nobody wants it
             await self._write_down(job)
         elif job.open:
             await self._settle(job, lease)

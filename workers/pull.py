@@ -1,8 +1,10 @@
 """Keeping: the step that brings a ready image into the bucket before its URL dies, and seals it.
 
     download → is it one whole image? → put once → sealed on record → sidecar → succeeded
+                                             ↘ the store is away: spooled, and put from there later
 
 Killed before the put: nothing is there; the job is rung again and pulls anew.
+Killed after it was spooled: the bytes are found there by whoever serves that spool, on record or not.
 Killed after the put, before the seal: the next try meets its own object (412, `job-id` ours) and adopts it.
 Killed after the seal: only the sidecar and the last write are left, and they are written from the sealed record.
 """
@@ -29,7 +31,9 @@ from workers.fetch import Fetched, Fetcher
 from workers.flux import Flux
 from workers.images import NotAnImage
 from workers.lease import Lease
+from workers.outage import Outage
 from workers.results import RESULT_LIFE_MS
+from workers.spool import Kept, NoSpool
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +52,7 @@ class Puller:
         fetcher: Fetcher,
         dice: random.Random,
         *,
+        spool: Kept | None = None,
         generation_timeout_s: float,
     ) -> None:
         self._desk = desk
@@ -56,6 +61,8 @@ class Puller:
         self._closer = closer
         self._fetcher = fetcher
         self._dice = dice
+        self._spool: Kept = spool or NoSpool()
+        self._outage = Outage()
         self._patience_ms = round(generation_timeout_s * 1000)
 
     async def pull(self, job: Job, lease: Lease) -> None:
@@ -63,6 +70,15 @@ class Puller:
         if job.sealed:
             await self._closer.close(job, lease)
             return
+        if job.spool is not None and job.spool == self._spool.id and not self._outage.may_try(lease.now()):
+            await self._wait_there(job, "the store is away")
+            return
+        if (kept := await self._spool.find(job.id)) is not None:
+            await self._keep(job, lease, kept, spooled=True)
+            return
+        await self._fetch(job, lease)
+
+    async def _fetch(self, job: Job, lease: Lease) -> None:
         if job.result_url is None or lease.now() > (job.result_expires_at or 0) + GRACE_MS:
             await self._ask_again(job, lease)
             return
@@ -74,9 +90,21 @@ class Puller:
                 await self._broken(job, lease, f"not one whole image: {reason}")
             case Fetched():
                 with _deleted_at_end(got.path):
-                    await self._keep(job, lease, got)
+                    if self._outage.may_try(lease.now()) or not await self._set_aside(job, got, "the store is away"):
+                        await self._keep(job, lease, got)
 
-    async def _keep(self, job: Job, lease: Lease, got: Fetched) -> None:
+    async def _set_aside(self, job: Job, got: Fetched, detail: str) -> bool:
+        """What is paid for, and dies with its URL, waits in the spool. False: there is no room."""
+        safe = await self._spool.keep(job.id, got)
+        if safe:
+            await self._wait_there(job, detail)
+        return safe
+
+    async def _wait_there(self, job: Job, detail: str) -> None:
+        delay_s = retry.SPOOLED.wait_s(0, self._dice)
+        await self._desk.decide(job, events.Spooled(spool=self._spool.id or "", detail=detail, delay_s=delay_s))
+
+    async def _keep(self, job: Job, lease: Lease, got: Fetched, *, spooled: bool = False) -> None:
         key = layout.image_key(job.id, got.seen.extension)
         image = self._image(job, key, got.sha256, got.bytes, got.seen)
         try:
@@ -95,8 +123,13 @@ class Puller:
             # An earlier step of ours put it, perhaps other bytes: what lies there is what is true.
             kept = image if stored.created else await self._adopted(job, key)
         except (BucketUnavailable, BucketRefused) as error:
-            await self._later(job, str(error))
+            self._outage.failed(lease.now())
+            if spooled:
+                await self._wait_there(job, str(error))
+            elif not await self._set_aside(job, got, str(error)):
+                await self._later(job, str(error))
             return
+        self._outage.worked()
         if kept is None:
             await self._broken(job, lease, "the object that was put earlier is not one whole image")
             return
@@ -187,9 +220,19 @@ class Puller:
 
     async def _lost(self, job: Job, lease: Lease, code: ErrorCode, detail: str) -> None:
         """Nothing can be kept. The lease is ours, so nobody else may still put: it is closed at once."""
+        if code is not ErrorCode.STORAGE_CONFLICT and await self._may_come_back(job):
+            await self._later(job, f"its bytes lie in a spool that may come back; {detail}")
+            return
         lost = await self._desk.decide(job, events.Lost(code=code, detail=detail))
         if lost is not None:
             await self._closer.close(lost, lease)
+
+    async def _may_come_back(self, job: Job) -> bool:
+        """The bytes lie in another machine's spool, which is silent, but not for so long that it counts as lost."""
+        if job.spool is None or job.spool == self._spool.id:
+            return False
+        store = self._desk.store
+        return await store.silence_s(job.spool) < store.limits.spool_lost_s
 
 
 def _metadata(job: Job, sha256: str) -> dict[str, str]:

@@ -18,7 +18,7 @@ import threading
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from service.clock import Clock
 from service.domain.layout import EXTENSIONS
@@ -66,6 +66,31 @@ class Usage:
     files: int
 
 
+class Kept(Protocol):
+    """What a step knows of a spool. `id` None: there is none."""
+
+    @property
+    def id(self) -> str | None: ...
+    async def keep(self, job_id: str, got: Fetched) -> bool: ...
+    async def find(self, job_id: str) -> Fetched | None: ...
+    async def drop(self, job_id: str) -> None: ...
+
+
+class NoSpool:
+    """Keeps nothing."""
+
+    id: None = None
+
+    async def keep(self, job_id: str, got: Fetched) -> bool:  # noqa: ARG002 -- whatever it is
+        return False
+
+    async def find(self, job_id: str) -> Fetched | None:  # noqa: ARG002 -- whatever it is
+        return None
+
+    async def drop(self, job_id: str) -> None:
+        pass
+
+
 class Spool:
     """`max_bytes` bounds the images in the directory, whoever put them there; 0: nothing is kept any more.
 
@@ -82,7 +107,7 @@ class Spool:
         self._usage = Usage(0, 0)
         self.corrupt = 0
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.id: Final = self._own_id()
+        self._id = self._own_id()
 
     # ---- what a step asks for ------------------------------------------------------------------------------------
 
@@ -104,6 +129,11 @@ class Spool:
     async def held(self) -> dict[str, float]:
         """Every job of which anything lies here, and since how many seconds. Parts of dead processes are removed."""
         return await asyncio.to_thread(self._held)
+
+    @property
+    def id(self) -> str:
+        """The directory's own, for as long as it lives."""
+        return self._id
 
     @property
     def usage(self) -> Usage:
