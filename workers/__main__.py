@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -19,21 +19,19 @@ import uvloop
 from prometheus_client import Gauge, start_http_server
 
 from service import logs, settings
-from service.preflight import preflight
 from service.settings import BadSettings, Settings
-from service.storage.bucket import Bucket
-from service.storage.connection import RedisError
-from service.storage.objects import BucketError
 from workers import wiring
 from workers.alone import Opened
+from workers.fit import Fit
+from workers.spool import Spool
 from workers.suspects import Suspects
 from workers.sweep import Sweep
+from workers.tend import Tender
 from workers.watchdog import watched
 from workers.worker import AsyncWorker
 
 ROLES: Final = ("submit", "collect", "sweep")
 EXIT_BAD_SETTINGS: Final = 2
-ASK_AGAIN_S: Final = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -61,50 +59,56 @@ def main(argv: Sequence[str] | None = None) -> int:
 async def serve(loaded: Settings, roles: frozenset[str], opened: Opened = wiring.opened) -> None:
     """Until SIGTERM or SIGINT. Raises BadSettings where Redis or the bucket must not be used as it is."""
     async with opened(loaded) as house, watched(loaded.watchdog_s):
-        await fit(loaded, house.bucket)
+        fit = Fit(loaded, house.bucket)
+        await fit.begin()
         slots = {"submit": loaded.submit_slots, "collect": loaded.collect_slots}
-        running: list[AsyncWorker | Sweep | Suspects] = [
-            AsyncWorker(queue, house.redis, house.sync, slots=count, grace_s=loaded.shutdown_grace_s)
-            for queue, count in slots.items()
-            if queue in roles
+        running: list[AsyncWorker | Sweep | Suspects | Tender | Fit] = [
+            fit,
+            *(
+                AsyncWorker(queue, house.redis, house.sync, slots=count, grace_s=loaded.shutdown_grace_s)
+                for queue, count in slots.items()
+                if queue in roles
+            ),
         ]
         if "sweep" in roles:
             running.append(house.sweep)
         if roles & slots.keys():
             running.append(house.suspects)
-        show_metrics(loaded, [each for each in running if isinstance(each, AsyncWorker)])
+        if "collect" in roles:
+            running.append(house.tender)
+        show_metrics(loaded, [each for each in running if isinstance(each, AsyncWorker)], house.spool)
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, lambda: [each.stop() for each in running])
-        async with asyncio.TaskGroup() as group:
-            for each in running:
-                group.create_task(each.run())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for each in running:
+                    group.create_task(each.run())
+        except BaseExceptionGroup as errors:
+            if isinstance(errors.exceptions[0], BadSettings):
+                raise errors.exceptions[0] from None
+            raise
 
 
-def show_metrics(loaded: Settings, workers: Sequence[AsyncWorker]) -> None:
-    """On METRICS_PORT: the process's own figures, and how many bells each queue's worker is serving."""
+def show_metrics(loaded: Settings, workers: Sequence[AsyncWorker], spool: Spool) -> None:
+    """On METRICS_PORT: the process's own figures, how many bells each queue's worker is serving, and the spool."""
     if not loaded.metrics_port:
         return
     serving = Gauge("darkroom_bells_served_now", "Bells being served by this process.", ["queue"])
     for worker in workers:
         serving.labels(worker.queue.name).set_function(partial(_serving, worker))
+    _gauge("darkroom_spool_bytes", "Images that wait on this disk for the bucket.", lambda: spool.usage.bytes)
+    _gauge("darkroom_spool_files", "How many they are.", lambda: spool.usage.files)
+    _gauge("darkroom_spool_corrupt", "Spooled images that this process found to be damaged.", lambda: spool.corrupt)
     start_http_server(loaded.metrics_port, loaded.host)
+
+
+def _gauge(name: str, about: str, look: Callable[[], float]) -> None:
+    Gauge(name, about).set_function(look)
 
 
 def _serving(worker: AsyncWorker) -> float:
     return worker.serving
-
-
-async def fit(loaded: Settings, bucket: Bucket) -> None:
-    """Return once Redis and the bucket have been seen to be fit for the work; while they are away, keep asking."""
-    while True:
-        try:
-            await preflight(loaded, bucket)
-        except (RedisError, BucketError) as error:
-            log.warning("not begun: %s", type(error).__name__)
-            await asyncio.sleep(ASK_AGAIN_S)
-        else:
-            return
 
 
 if __name__ == "__main__":

@@ -35,9 +35,11 @@ from workers.flux import Flux
 from workers.network import GuardedBackend, Shards, Timeouts
 from workers.pull import Puller
 from workers.pulse import beating
+from workers.spool import Spool
 from workers.submit import Submitter
 from workers.suspects import Suspects
 from workers.sweep import Sweep
+from workers.tend import Tender
 from workers.timing import Timing
 
 REDIS_TIMEOUT_S: Final = 5.0
@@ -58,6 +60,8 @@ class House:
     collector: Collector
     sweep: Sweep
     suspects: Suspects
+    spool: Spool
+    tender: Tender
 
 
 _OPEN: ContextVar[House | None] = ContextVar("house", default=None)
@@ -96,7 +100,9 @@ async def _build(settings: Settings, stack: AsyncExitStack, alone: str) -> House
     redis, sync = _redis(settings, stack)
     bells = Bells(redis, sync)
     name = f"{socket.gethostname()}:{os.getpid()}"
-    store = Store(redis, limits(settings), actor=f"worker {name}", uid=f"{name}:{secrets.token_hex(4)}")
+    spool = await asyncio.to_thread(Spool, settings.spool_dir, settings.spool_max_bytes, clock)
+    uid = f"{name}:{secrets.token_hex(4)}"
+    store = Store(redis, limits(settings), actor=f"worker {name}", uid=uid, spool=spool.id)
     desk = Desk(store, bells, clock)
     bucket = Bucket(bucket_config(settings, max_connections=settings.collect_slots))
     stack.push_async_callback(bucket.close)
@@ -109,10 +115,11 @@ async def _build(settings: Settings, stack: AsyncExitStack, alone: str) -> House
         flux,
         bucket,
         dice,
+        spool=spool,
         unknown_wait_s=settings.unknown_wait_s,
         generation_timeout_s=settings.generation_timeout_s,
     )
-    puller = await _puller(settings, stack, desk, flux, bucket, closer, dice)
+    puller = await _puller(settings, stack, desk, flux, bucket, closer, spool, dice)
     buying = submit.Terms(
         lease_s=settings.lease_s,
         unknown_wait_s=settings.unknown_wait_s,
@@ -144,6 +151,8 @@ async def _build(settings: Settings, stack: AsyncExitStack, alone: str) -> House
         collector=Collector(desk, flux, timing, puller, closer, clock, looking),
         sweep=Sweep(desk, bells, bucket, closer, clock, sweeping),
         suspects=Suspects(desk, apart),
+        spool=spool,
+        tender=Tender(desk, spool, clock),
     )
 
 
@@ -181,6 +190,7 @@ async def _puller(
     flux: Flux,
     bucket: Bucket,
     closer: Closer,
+    spool: Spool,
     dice: random.Random,
 ) -> Puller:
     hosts = HostList.parse(settings.flux_result_hosts)
@@ -194,5 +204,6 @@ async def _puller(
         closer,
         Fetcher(await stack.enter_async_context(pulls), hosts, settings.temp_dir),
         dice,
+        spool=spool,
         generation_timeout_s=settings.generation_timeout_s,
     )
