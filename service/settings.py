@@ -176,7 +176,7 @@ class Settings:
     )
 
     spool_dir: Path = _row(".local/spool", p.path, "Where pulled images wait when the store is away.")
-    spool_max_bytes: int = _row("10GiB", p.size("1MiB", "1024TiB"), "How much of them.", unit="bytes")
+    spool_max_bytes: int = _row("10GiB", p.size("0", "1024TiB"), "How much of them.", unit="bytes")
     spool_lost_s: float = _row("900", p.seconds(0.1, DAY_S), "A spool silent for so long is lost.", unit="s")
     temp_dir: Path = _row(".local/tmp", p.path, "Uploads and pulls in progress.")
 

@@ -206,7 +206,11 @@ def _orders(settings: Settings) -> Orders:
 
 
 def _checks(parts: Parts) -> dict[str, Check]:
-    checks: dict[str, Check] = {"redis": parts.desk.store.writable, "configuration": partial(_configuration, parts)}
+    checks: dict[str, Check] = {
+        "redis": parts.desk.store.writable,
+        "configuration": partial(_configuration, parts),
+        "storage": partial(_storage, parts),
+    }
     if parts.settings.public_base_url is not None:
         checks["callbacks"] = partial(_callbacks, parts)
     return checks | ({"bucket": parts.bucket.check} if "api" in parts.settings.serve else {})
@@ -216,6 +220,12 @@ async def _configuration(parts: Parts) -> str | None:
     """What passed at start is not looked at again; what could not be asked then is. What was waved through is said."""
     await parts.fitness.see()
     return None if parts.settings.s3_conditional_writes else "S3_CONDITIONAL_WRITES=off: HEAD before PUT"
+
+
+async def _storage(parts: Parts) -> str | None:
+    """Never a reason to be unready: what comes in is safe in Redis, and waits; but nothing is bought meanwhile."""
+    paused = (await parts.desk.store.figures()).storage_s > 0
+    return "submissions pause: images cannot be stored or pulled in time" if paused else None
 
 
 async def _callbacks(parts: Parts) -> str | None:

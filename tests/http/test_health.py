@@ -13,6 +13,8 @@ import httpx
 import pytest
 
 from deploy.local.ports import free_port
+from service.storage.connection import connect
+from service.storage.store import Limits, Store
 from tests.contract.valkey import Valkey
 from tests.serving import PEOPLE, Serving, person, serving
 
@@ -32,8 +34,21 @@ async def test_readyz_names_each_check(web: Serving) -> None:
     assert answer.json()["checks"] == {
         "redis": {"ok": True},
         "configuration": {"ok": False, "detail": "BucketUnavailable"},  # not known to keep what is put first
+        "storage": {"ok": True},
         "bucket": {"ok": False, "detail": "BucketUnavailable"},
     }
+
+
+async def test_submissions_that_pause_for_want_of_storage_are_told_and_intake_stays_ready(own_valkey: Valkey) -> None:
+    redis = connect(own_valkey.url, timeout_s=5)
+    await Store(redis, Limits()).hold("storage", WITHIN_S)
+    await redis.aclose()
+    with serving(own_valkey.url, SERVE="webhooks,metrics", S3_CONDITIONAL_WRITES="off") as web:
+        async with httpx.AsyncClient(base_url=web.url, trust_env=False) as probe:
+            ready = await probe.get("/readyz")
+            assert (ready.status_code, ready.json()["checks"]["storage"]["ok"]) == (200, True)
+            assert ready.json()["checks"]["storage"]["detail"].startswith("submissions pause")
+            assert 'darkroom_gate_closed{reason="storage"} 1.0' in (await probe.get("/metrics")).text
 
 
 async def test_a_process_for_callbacks_alone_serves_nothing_else(own_valkey: Valkey) -> None:

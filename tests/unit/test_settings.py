@@ -56,7 +56,7 @@ BAD = {
     "POLL_MAX_S": ("1e9", "601"),
     "BUDGETS": ("alice", "alice:-1"),
     "SPOOL_DIR": ("a\x00b", "a\nb"),
-    "SPOOL_MAX_BYTES": ("10 gigs", "1KiB"),
+    "SPOOL_MAX_BYTES": ("10 gigs", "1025TiB"),
     "SPOOL_LOST_S": ("inf", "0"),
     "TEMP_DIR": ("a\x00b", "a\x7fb"),
     "BACKLOG_MAX": ("many", "0"),
