@@ -5,18 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local.stack import Stack
-from tests.integration.house import House
-
-
-def opened(folder: Path, workers: int, **overrides: str) -> Iterator[House]:
-    rehearsal = ["--latency-s", "2", "--latency-spread-s", "1", "--max-in-flight", "24"]
-    with Stack(folder, workers=workers, rehearsal=rehearsal, overrides=overrides) as stack:
-        house = House(stack)
-        try:
-            yield house
-        finally:
-            house.close()
+from tests.integration.house import House, opened
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,9 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
@@ -149,6 +150,16 @@ class House:
         """How often each job was submitted, by its prompt: every job of a scenario has one of its own."""
         mine = {job["request"]["prompt"] for job in jobs}
         return Counter(each["prompt"] for each in self.ledger()["submissions"] if each["prompt"] in mine)
+
+
+def opened(folder: Path, workers: int, **overrides: str) -> Iterator[House]:
+    rehearsal = ["--latency-s", "2", "--latency-spread-s", "1", "--max-in-flight", "24"]
+    with Stack(folder, workers=workers, rehearsal=rehearsal, overrides=overrides) as stack:
+        house = House(stack)
+        try:
+            yield house
+        finally:
+            house.close()
 
 
 def pause() -> None:

@@ -1,0 +1,103 @@
+"""Parts that die again and again, deployments that roll, a provider that will not: with real processes and signals."""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.integration.house import House, JobView, opened
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(900)]
+
+PARTS = ("workers-1", "workers-2", "http", "redis", "store")
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    """Two worker processes; what nobody ever answers for is given up soon."""
+    yield from opened(tmp_path, workers=2, UNKNOWN_WAIT_S="10", SUSPECT_RETRY_S="1,2")
+
+
+def bought_once_or_flagged(house: House, jobs: list[JobView]) -> int:
+    """How many purchases there were beside one for each job; every one of them is owned up to."""
+    purchases = house.purchases(jobs)
+    extra = {job["id"]: purchases[job["request"]["prompt"]] - 1 for job in jobs}
+    assert set(extra.values()) <= {0, 1}
+    assert all(job["possible_duplicate"] or not extra[job["id"]] for job in jobs)
+    return sum(extra.values())
+
+
+@pytest.mark.parametrize(
+    ("jobs", "kills"), [(60, 8), pytest.param(1000, 100, marks=pytest.mark.soak)], ids=["small", "soak"]
+)
+def test_a_storm_of_kills_loses_nothing(house: House, jobs: int, kills: int) -> None:
+    seed = int(os.environ.get("STORM_SEED", random.randrange(10**6)))
+    print(f"STORM_SEED={seed}")
+    dice = random.Random(seed)
+    house.control(latency_s=1, latency_spread_s=0.5, max_in_flight=24)
+    with ThreadPoolExecutor(1) as pool:
+        posted = pool.submit(house.post_many, jobs, "storm")
+        for _ in range(kills):
+            name = dice.choice(PARTS)
+            before = house.stack.kill(name)
+            house.stack.await_next(name, before, 60)
+        ids = posted.result()
+    healed_at = time.monotonic()
+    ended = house.await_ended(ids, 600)
+    print(f"{jobs} jobs, {kills} kills: all ended {time.monotonic() - healed_at:.1f} s after the last")
+    house.audit(ended)
+    print(f"purchases beside one each: {bought_once_or_flagged(house, ended)}, all flagged")
+    assert len(house.keys("images/")) == jobs, "no image but the jobs' own"
+
+
+def test_rolling_restarts_burn_nothing(house: House) -> None:
+    house.control(latency_s=1, latency_spread_s=0.5, max_in_flight=24)
+    with ThreadPoolExecutor(1) as pool:
+        posted = pool.submit(house.post_many, 60, "rolled")
+        for name in ("workers-1", "workers-2", "http") * 2:
+            before = house.stack.pids[name]
+            os.kill(before, signal.SIGTERM)
+            house.stack.await_next(name, before, 60)
+        ids = posted.result()
+    jobs = house.await_ended(ids)
+    house.audit(jobs)
+    assert set(house.purchases(jobs).values()) == {1}
+    assert {job["attempts"] for job in jobs} == {1}
+
+
+def test_every_202_survives_the_death_of_redis(house: House) -> None:
+    house.control(latency_s=0.5, latency_spread_s=0, max_in_flight=24)
+    with ThreadPoolExecutor(1) as pool:
+        posted = pool.submit(house.post_many, 150, "acknowledged")
+        for _ in range(4):
+            house.stack.await_next("redis", house.stack.kill("redis"), 60)
+        ids = posted.result()
+    assert len(set(ids)) == 150
+    jobs = house.await_ended(ids)
+    house.audit(jobs)
+    bought_once_or_flagged(house, jobs)
+
+
+@pytest.mark.parametrize(
+    "trouble", [{"no_credits": 1}, {"bad_key": 1}, {"rate_429": 1}], ids=lambda each: next(iter(each))
+)
+def test_a_provider_that_refuses_burns_no_job(house: House, trouble: dict[str, float]) -> None:
+    house.control(latency_s=0.3, latency_spread_s=0, max_in_flight=24, **trouble)
+    ids = house.post_many(20, f"refused by {trouble}")
+    house.await_that(lambda: "darkroom_gate_closed" in closed(house), 30)
+    assert house.ledger()["submissions"] == []
+    house.provider.post("/_control", json=dict.fromkeys(trouble, 0)).raise_for_status()
+    jobs = house.await_ended(ids)
+    house.audit(jobs)
+    assert set(house.purchases(jobs).values()) == {1}
+
+
+def closed(house: House) -> str:
+    """The lines of the metrics that say why submissions pause."""
+    lines = house.http.get("/metrics").text.splitlines()
+    return "\n".join(line for line in lines if line.startswith("darkroom_gate_closed{") and line.endswith(" 1.0"))
