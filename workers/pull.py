@@ -143,7 +143,10 @@ class Puller:
         now = await self._desk.store.get(job.id)
         if now is None or (now.ended and now.image is None):
             log.info("ended while its image was stored: the object goes", extra={"job": job.id})
-            await self._closer.scrub(job.id)
+            try:
+                await self._closer.scrub(job.id)
+            except (BucketUnavailable, BucketRefused):
+                await self._desk.store.plan("scrub", job.id, 0)  # nothing else would look at this job any more
 
     async def _adopted(self, job: Job, key: str) -> Image | None:
         """The facts of the job's own object, read back; None if it is no whole image."""

@@ -50,6 +50,7 @@ class Sweep:
         self._terms = terms
         self._stopping = asyncio.Event()
         self._forgot_s = float("-inf")
+        self._chores = {"stage": self._clear, "erase": self._erase, "scrub": self._scrub}
 
     def stop(self) -> None:
         self._stopping.set()
@@ -72,7 +73,7 @@ class Sweep:
             log.warning("a worker process is dead", extra={"uid": uid})
         waiting = {queue: await self._bells.waiting(queue) for queue in Queue}
         room = {queue.value: max(0, QUEUE_MOST - count) for queue, count in waiting.items()}
-        chores = {"stage": CHORES_MOST, "erase": CHORES_MOST}
+        chores = dict.fromkeys(self._chores, CHORES_MOST)
         ripe = await self._desk.store.ripen(room | chores, again_s=self._terms.again_s)
         self._desk.ring(bell for bell in ripe if bell.queue in room)
         for bell in ripe:
@@ -86,7 +87,7 @@ class Sweep:
 
     async def _chore(self, bell: Bell) -> None:
         try:
-            done = await (self._clear(bell.id) if bell.queue == "stage" else self._erase(bell.id))
+            done = await self._chores[bell.queue](bell.id)
         except BucketError as error:
             log.warning("a chore waits for the store: %s", error.detail, extra={"job": bell.id})
             done = False
@@ -97,6 +98,11 @@ class Sweep:
         if await self._desk.store.get(job_id) is not None:
             return True
         return await self._bucket.delete_prefix(layout.inputs_prefix(job_id), ERASED_AT_ONCE) < ERASED_AT_ONCE
+
+    async def _scrub(self, job_id: str) -> bool:
+        """An image that was put after its job had ended, by a step that then could not reach the bucket."""
+        await self._closer.scrub(job_id)
+        return True
 
     async def _erase(self, job_id: str) -> bool:
         """All that a deleted job has in the bucket."""
