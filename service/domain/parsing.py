@@ -80,17 +80,17 @@ def _below(place: str, name: object) -> str:
 
 def _flaw(node: object, depth: int) -> str | None:
     if isinstance(node, str):
-        return None if _is_unicode(node) else "Holds half of a surrogate pair"
+        return None if is_unicode(node) else "Holds half of a surrogate pair"
     if isinstance(node, float):
         return None if math.isfinite(node) else "Is not a finite number"
     if isinstance(node, int):
         return None if node.bit_length() <= INTEGER_BITS_MAX else "Is over 64 bits"
-    if isinstance(node, dict) and not all(isinstance(name, str) and _is_unicode(name) for name in node):
+    if isinstance(node, dict) and not all(isinstance(name, str) and is_unicode(name) for name in node):
         return "Has a name that is not Unicode text"
     return "Nests too deep" if isinstance(node, dict | list) and depth > DEPTH_MAX else None
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
     try:
         text.isascii() or text.encode()
     except UnicodeEncodeError:

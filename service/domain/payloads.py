@@ -13,7 +13,7 @@ from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 from service.domain.inputs import WEB_URL
-from service.domain.parsing import DEPTH_MAX, deeper_than
+from service.domain.parsing import DEPTH_MAX, deeper_than, is_unicode
 from service.domain.redaction import clean
 
 Payload = Mapping[str, Any]
@@ -94,7 +94,9 @@ def provider_id(payload: Payload) -> str | None:
 def sample_url(payload: Payload) -> str | None:
     for result in _results(payload):
         sample = result.get("sample")
-        if isinstance(sample, str) and len(sample) <= SAMPLE_URL_CHARS_MAX and _WEB_URL.fullmatch(sample):
+        if not isinstance(sample, str) or len(sample) > SAMPLE_URL_CHARS_MAX:
+            continue
+        if _WEB_URL.fullmatch(sample) and is_unicode(sample):  # a host with half a surrogate pair cannot be stored
             return sample
     return None
 

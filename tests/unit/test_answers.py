@@ -193,7 +193,19 @@ def test_ready_without_the_trimmings_is_ready() -> None:
 
 @pytest.mark.parametrize(
     "sample",
-    [None, "", 7, [SAMPLE], "ftp://x/y", "x.png", "https://", "https://u:p@x/", "https://x/ y", "https://x/\n"],
+    [
+        "https://a\ud800.bfl.ai/x.png",
+        None,
+        "",
+        7,
+        [SAMPLE],
+        "ftp://x/y",
+        "x.png",
+        "https://",
+        "https://u:p@x/",
+        "https://x/ y",
+        "https://x/\n",
+    ],
 )
 def test_ready_without_a_usable_sample_is_unknown(sample: object) -> None:
     assert isinstance(result(200, a_task("Ready", result={"sample": sample})), Unknown)
