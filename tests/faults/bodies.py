@@ -29,6 +29,7 @@ CORPUS: Final = (
     WORDS[1].decode().encode("utf-16"),
     b'{"id": "\xc3\x28", "status": "Ready"}',
     b'{"id": "\\ud800", "status": "Ready", "result": {"sample": "\\udfff"}}',
+    b'{"id": "task-fuzz", "status": "Ready", "result": {"sample": "https://a\\ud800.bfl.ai/x.png"}}',
     b"[" * 10_000,
     b"[" * 10_000 + b"]" * 10_000,
     b'{"data":' * 7_000 + b"1" + b"}" * 7_000,
@@ -46,6 +47,7 @@ CORPUS: Final = (
     b"id=task-fuzz&status=Ready",
     b'<?xml version="1.0"?><!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><x>&a;</x>',
 )  # fmt: skip
+COPIES: Final = 8
 ODD: Final[tuple[Any, ...]] = (
     None, True, -1, 0, 2**63, -(2**64), 1e308, "", "Ready", "\0", "\ud800", "x" * 9_000, [], {}, [[]], {"": {}},
     {"sample": SAMPLE}, [RESULT], "https://[::1", "javascript:0", TASK,
@@ -57,9 +59,10 @@ KEYS: Final = (
 
 
 def bodies(dice: random.Random, count: int) -> Iterator[bytes]:
-    """The corpus first, then mutations without end, up to `count`."""
-    yield from CORPUS[:count]
-    for _ in range(count - len(CORPUS)):
+    """The corpus first, several times over, so that it meets jobs of every kind; then mutations, up to `count`."""
+    known = [body for body in CORPUS for _ in range(COPIES)]
+    yield from known[:count]
+    for _ in range(count - len(known)):
         yield mutated(dice)
 
 
