@@ -86,7 +86,7 @@ class SimBucket:
         data = self._shelf.files[str(path)]
         assert digest(data) == sha256
         thing = Thing(data, content_type, dict(metadata))
-        return await self._do("put", lambda: self._shelf.put(key, thing))
+        return await self._do("put_file", lambda: self._shelf.put(key, thing))
 
     async def put_bytes(
         self,

@@ -30,6 +30,7 @@ def violations(
     ledger: Iterable[Row],
     objects: Mapping[str, Row],
     answers: Iterable[Row] = (),
+    unknown_wait_ms: int = 0,
 ) -> list[str]:
     """Every broken promise as a sentence; empty: all were kept. All jobs are expected to have ended."""
     stories: defaultdict[str, list[Row]] = defaultdict(list)
@@ -38,6 +39,7 @@ def violations(
     shown = {job["id"]: job for job in jobs}
     bought = [dict(row) for row in ledger]
     found = [f"{job_id}: {fault}" for job_id, story in stories.items() for fault in story_faults(story)]
+    found += [f"{job_id}: {fault}" for job_id, story in stories.items() for fault in haste(story, unknown_wait_ms)]
     found += [f"{job['id']}: P2 still {job['status']}" for job in shown.values() if job["status"] not in ENDED]
     found += [f"{job['id']}: {fault}" for job in shown.values() for fault in image_faults(job, shown, bought, objects)]
     found += purchase_faults(shown, bought)
@@ -57,6 +59,14 @@ def story_faults(story: Sequence[Row]) -> Iterable[str]:
             yield f"P2 {where} follows version {before['version']}"
         if before["status"] in ENDED and line["status"] != before["status"]:
             yield f"P2 {where} changed {before['status']} to {line['status']}"
+
+
+def haste(story: Sequence[Row], wait_ms: int) -> Iterable[str]:
+    """P4: after an unknown outcome nothing is posted again while a callback could still come."""
+    intents = [(number, int(line["at"])) for number, line in enumerate(story) if line["reason"] == "intended"]
+    for (_, first), (number, second) in pairwise(intents):
+        if story[number]["from"] == "submitting" and second - first < wait_ms:
+            yield f"P4 posted again {second - first} ms after an attempt whose outcome was not known"
 
 
 def image_faults(job: Row, jobs: Mapping[str, Row], ledger: Sequence[Row], objects: Mapping[str, Row]) -> Iterable[str]:

@@ -52,6 +52,7 @@ class Manners:
     call_bare: float = 0.0  # without proof
     forged: float = 0.0
     cut_short: float = 0.0  # pulls that end too early
+    redrawn: float = 0.0  # pulls that get other bytes of the same picture, as from a store that encodes anew
     takes_s: tuple[float, float] = (3.0, 12.0)
     cap: int = 0  # outstanding tasks; 0: any number
 
@@ -78,6 +79,7 @@ class Provider:
         self.ledger: list[dict[str, Any]] = []  # what was accepted: job_id, provider_id, at_s
         self.post: Post | None = None  # how to call back
         self.first: deque[dict[str, Any]] = deque()  # other manners, one set a submission, before these begin
+        self.pulls = 0
         self._dice = dice
 
     # ---- what is asked of it ------------------------------------------------------------------------------------
@@ -123,7 +125,9 @@ class Provider:
         task = self.tasks[task_id]
         if self.world.now_s() - task.urls[int(n)] > URL_LIFE_S:
             return None
-        image = f"image of {task.job_id} {task.id} {n}.".encode()
+        self.pulls += 1
+        encoded = self.pulls if self._roll(self.manners.redrawn) else 0
+        image = f"image of {task.job_id} {task.id} {n} {encoded}.".encode()
         return image[:-3] if self._roll(self.manners.cut_short) else image
 
     def outstanding(self) -> int:

@@ -203,8 +203,14 @@ class Worker(Process):
         flux = cast("Flux", SimFlux(self, town.provider))
         fetcher = cast("Fetcher", SimFetcher(self, town.provider, town.shelf))
         timing = Timing(desk.store, clock, dice, callbacks=terms.callbacks, gap_most_s=60.0)
-        waits = {"unknown_wait_s": terms.unknown_wait_s, "generation_timeout_s": terms.generation_timeout_s}
-        closer = Closer(desk, flux, bucket, dice, **waits)
+        closer = Closer(
+            desk,
+            flux,
+            bucket,
+            dice,
+            unknown_wait_s=terms.unknown_wait_s,
+            generation_timeout_s=terms.generation_timeout_s,
+        )
         puller = Puller(desk, flux, bucket, closer, fetcher, dice, generation_timeout_s=terms.generation_timeout_s)
         buying = submit.Terms(
             lease_s=terms.lease_s,
@@ -213,7 +219,11 @@ class Worker(Process):
             public_base_url="https://us.example" if terms.callbacks else None,
             input_bytes_max=MEBIBYTE,
         )
-        looking = collect.Terms(lease_s=terms.lease_s, **waits)
+        looking = collect.Terms(
+            lease_s=terms.lease_s,
+            unknown_wait_s=terms.unknown_wait_s,
+            generation_timeout_s=terms.generation_timeout_s,
+        )
         sweeping = sweep.Terms(interval_s=terms.sweep_s, again_s=10.0, lost_s=8.0)
         self.submitter = Submitter(desk, flux, bucket, timing, KEYS, clock, dice, buying)
         self.collector = Collector(desk, flux, timing, puller, closer, clock, looking)

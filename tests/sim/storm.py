@@ -18,7 +18,7 @@ HEALED_WITHIN_S: Final = 2400.0
 MODELS: Final = ("flux-dev", "flux-dev", "flux-pro-1.1", "flux-kontext-max")
 CALLERS: Final = ("alice", "bob")
 PARTS: Final = ("store", "bell", "bucket", "flux", "pull")
-LATE: Final = ("held", "overloaded", "throttled", "rejected")
+MOMENTS: Final = ("", "flux.submit", "bucket.put_file", "store.apply", "pull")  # before which a process stops
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +34,20 @@ class Tale:
 
 
 class Storm:
-    """`seed` decides all. `tell` hears what happens, for who wants to read along."""
+    """`seed` decides all. `tell` hears what happens, for who wants to read along; `sabotage` takes something out."""
 
-    def __init__(self, seed: int, jobs: int = JOBS, tell: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        *,
+        tell: Callable[[str], None] = lambda _: None,
+        sabotage: Callable[[Sim], None] = lambda _: None,
+    ) -> None:
         self.seed = seed
-        self.jobs = jobs
         self.tell = tell
+        self.sabotage = sabotage
         self.dice = random.Random(seed)
-        self.lasts_s = self.dice.choices([20.0, 60.0, 200.0, 900.0], [6, 8, 3, 1])[0]
+        self.lasts_s = self.dice.choices([20.0, 60.0, 200.0, 900.0], [8, 8, 3, 0.5])[0]
         self.sim: Any = None
 
     def run(self) -> Tale:
@@ -58,8 +64,9 @@ class Storm:
             workers=dice.choice([1, 2, 2, 3]),
             skews_ms=dice.choice([(0,), (-300_000, 0, 300_000), (-3_600_000, 3_600_000)]),
         )
+        self.sabotage(sim)
         self._brew()
-        callers = [sim.world.outside(self._call(number)) for number in range(self.jobs)]
+        callers = [sim.world.outside(self._call(number)) for number in range(JOBS)]
         trouble = sim.world.outside(self._trouble())
         await asyncio.sleep(self.lasts_s)
         await trouble
@@ -87,6 +94,7 @@ class Storm:
         names = [name for name, value in vars(Manners()).items() if value == 0.0 and isinstance(value, float)]
         vices: dict[str, Any] = {name: dice.choice([0.05, 0.2, 0.5]) for name in names if dice.random() < 0.3}
         vices["held"] = min(vices.get("held", 0.0), 0.05)
+        vices["redrawn"] = 0.5
         return Manners(
             **vices, takes_s=dice.choice([(0.0, 0.05), (2.0, 12.0), (5.0, 60.0)]), cap=dice.choice([0, 0, 3])
         )
@@ -107,7 +115,7 @@ class Storm:
         sim.town.bells_lost = sim.town.bells_doubled = sim.town.bells_late = 0.0
         sim.provider.manners = Manners(takes_s=(2.0, 6.0), cap=sim.provider.manners.cap)
         for worker in sim.workers.values():
-            worker.doom = None
+            worker.doom = worker.faint = None
             worker.go()
         self.tell(f"{sim.world.now_s():7.1f} all is well again")
 
@@ -161,10 +169,9 @@ class Storm:
         self.tell(f"{self.sim.world.now_s():7.1f} {process.name} dies {process.doom} its next effect")
 
     def _pause(self) -> None:
-        process, for_s = self._somebody(), self.dice.choice([5.0, 20.0, 100.0])
-        process.stop()
-        self.sim.world.loop.call_later(for_s, process.go)
-        self.tell(f"{self.sim.world.now_s():7.1f} {process.name} stops for {for_s:.0f} s")
+        process, for_s = self._somebody(), self.dice.choice([5.0, 40.0, 100.0])
+        process.faint = self.dice.choice(MOMENTS), for_s
+        self.tell(f"{self.sim.world.now_s():7.1f} {process.name} stops before {process.faint[0]} for {for_s:.0f} s")
 
     def _part(self) -> None:
         """One part of the world answers nobody for a while."""

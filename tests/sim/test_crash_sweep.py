@@ -63,17 +63,17 @@ async def delete(sim: Sim) -> None:
 
 EITHER: Final = frozenset({"succeeded", "failed"})
 SCENARIOS: Final = (
-    Scenario("called back", 1, order),
-    Scenario("not called back", 1, order, terms=Terms(callbacks=False)),
-    Scenario("all callbacks lost", 1, order, manners=Manners(call_lost=1.0)),
-    Scenario("refused once", 1, order, first=("overloaded",)),
-    Scenario("throttled once", 1, order, first=("throttled",)),
-    Scenario("moderated, then retried", 1, retry, EITHER, first=("moderated",)),
-    Scenario("cancelled", 1, cancel, frozenset({"succeeded", "cancelled"})),
-    Scenario("deleted", 1, delete),
-    Scenario("with an input image", 1, order_with_an_input),
-    Scenario("outcome unknown, then called back", 1, order, first=("garbled",)),
-    Scenario("outcome unknown", 1, order, EITHER, first=("garbled",), manners=Manners(call_lost=1.0)),
+    Scenario("called back", 31, order),
+    Scenario("not called back", 40, order, terms=Terms(callbacks=False)),
+    Scenario("all callbacks lost", 39, order, manners=Manners(call_lost=1.0)),
+    Scenario("refused once", 37, order, first=("overloaded",)),
+    Scenario("throttled once", 37, order, first=("throttled",)),
+    Scenario("moderated, then retried", 50, retry, EITHER, first=("moderated",)),
+    Scenario("cancelled", 30, cancel, frozenset({"succeeded", "cancelled"})),
+    Scenario("deleted", 44, delete),
+    Scenario("with an input image", 34, order_with_an_input),
+    Scenario("outcome unknown, then called back", 31, order, first=("garbled",)),
+    Scenario("outcome unknown", 83, order, EITHER, first=("garbled",), manners=Manners(call_lost=1.0)),
 )
 
 
@@ -94,6 +94,23 @@ def lived(scenario: Scenario, crashes: tuple[Crash, ...]) -> tuple[int, int]:
 
     with entropy(random.Random(1)):
         return run(main)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_two_deaths_at_any_two_effects_are_healed(scenario: Scenario) -> None:
+    pairs = 0
+    for first in count(1):
+        died = 0
+        for second in count(first + 1):
+            whens = [(one, other) for one in get_args(When) for other in get_args(When)]
+            died = max(lived(scenario, (Crash(first, one), Crash(second, other)))[1] for one, other in whens)
+            pairs += 1
+            if died < len((first, second)):
+                break
+        if not died:
+            break
+    print(f"{scenario.name}: {pairs} pairs")
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)

@@ -136,6 +136,7 @@ class Sim:
             ledger=self.provider.ledger,
             objects={key: _plain(key, thing.data, thing.metadata) for key, thing in things.items()},
             answers=self.world.answers,
+            unknown_wait_ms=round(self.town.terms.unknown_wait_s * 1000),
         )
         for name in ("slots", "ripe", "due", *(name for name in memory.zsets if name.startswith(("slots:", "wait:")))):
             found += [f"{member} is left in {name}" for member in memory.zsets[name]]

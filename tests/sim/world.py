@@ -150,6 +150,7 @@ class Process:
         self.clock = Skewed(world, skew_ms)
         self.alive = True
         self.doom: When | None = None  # dies of its next effect
+        self.faint: tuple[str, float] | None = None  # stops before its next effect of that name, for so many seconds
         self.tasks: dict[asyncio.Task[Any], None] = {}  # in the order of their birth
         self._awake = asyncio.Event()
         self._awake.set()
@@ -161,6 +162,8 @@ class Process:
         """What `act()` answers. Raises Cut."""
         world, part = self.world, name.partition(".")[0]
         await asyncio.sleep(world.weather.latency_s())
+        if self.faint and name.startswith(self.faint[0]):
+            self.stop(self.faint[1])
         if not self._awake.is_set():
             await self._awake.wait()
         self._begin(name)
@@ -197,9 +200,11 @@ class Process:
             task.cancel()
         self.world.on_crash(self)
 
-    def stop(self) -> None:
+    def stop(self, for_s: float) -> None:
         """SIGSTOP: timers run out meanwhile, and nothing is done until `go`."""
+        self.faint = None
         self._awake.clear()
+        self.world.loop.call_later(for_s, self.go)
 
     def go(self) -> None:
         self._awake.set()
