@@ -83,7 +83,7 @@ def put_by_two_who_stopped_before(*, once: bool) -> list[str]:
         await sim.order("a lighthouse")
         await asyncio.sleep(900)
         await sim.until(sim.quiet, 600)
-        assert sim.world.tally["bucket.put_file"] == 2
+        assert sim.world.tally["bucket.put_file"] > 1
         return sim.faults()
 
     with entropy(random.Random(1)):
