@@ -17,7 +17,7 @@ from service.storage.bucket import Bucket
 from service.storage.connection import RedisError
 from service.storage.desk import Desk
 from service.storage.objects import BucketError
-from service.storage.store import Bell
+from service.storage.store import STORAGE, Bell
 from workers.close import Closer
 
 log = logging.getLogger(__name__)
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 QUEUE_MOST: Final = 500  # entries that wait in a queue; the rest wait in the due set
 CHORES_MOST: Final = 20  # uploads cleared and jobs erased in one round
 FORGET_GAP_S: Final = 10.0
+HOLD_S: Final = 5.0  # several rounds: it goes on as long as there is cause
 ERASED_AT_ONCE: Final = 100
 CHORE_LATER_S: Final = 15.0
 
@@ -36,6 +37,8 @@ class Terms:
     interval_s: float
     again_s: float  # a bell that led to nothing goes out again after this
     lost_s: float = 8.0  # a process without a heartbeat for so long is dead
+    behind_s: float = 60.0  # an image that has waited at its URL for so long, of ten minutes, waits too long
+    behind_most: int = 20  # one bad URL must not stop everybody; this many are pulls that cannot keep up
 
 
 class Sweep:
@@ -79,11 +82,17 @@ class Sweep:
         for bell in ripe:
             if bell.queue not in room:
                 await self._chore(bell)
+        await self._hold_if_behind()
         if self._clock.monotonic_s() - self._forgot_s > FORGET_GAP_S:
             await self._desk.store.expire()
             if missed := await self._desk.store.miss():
                 log.warning("callbacks that never came: %d", missed)
             self._forgot_s = self._clock.monotonic_s()
+
+    async def _hold_if_behind(self) -> None:
+        """No more is bought while what has been bought is not pulled in time."""
+        if await self._desk.store.behind(self._terms.behind_s, self._terms.behind_most) >= self._terms.behind_most:
+            await self._desk.store.hold(STORAGE, HOLD_S)
 
     async def _chore(self, bell: Bell) -> None:
         try:
