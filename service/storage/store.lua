@@ -23,6 +23,7 @@
 --   tomb:{id}           string  the caller of a deleted job
 --   procs               zset    worker processes → their last beat; `watch`, hash: since when somebody looks at them
 --   inflight:{who}      hash    the jobs in the hands of a process, or of a group → the end of the lease it was given
+--   holders             hash    those jobs → in whose hands
 --   suspects            hash    jobs that were in flight when a process died → the group they run in, or `submit`: only
 --                               that step of it is suspect, and its time is yet to come
 --   groups, grouped     zset, string   groups of suspects → when due, or the end of their lease; how many there were
@@ -267,6 +268,11 @@ local function acquit(id)
   call('HDEL', P .. 'crashes', id)
 end
 
+local function drop(id, who)
+  call('HDEL', P .. 'inflight:' .. who, id)
+  if call('HGET', P .. 'holders', id) == who then call('HDEL', P .. 'holders', id) end
+end
+
 -- What was in these hands: their leases end then. A due time that something else has set since stands.
 local function let_go(who, at)
   local held, ids = call('HGETALL', P .. 'inflight:' .. who), {}
@@ -275,8 +281,8 @@ local function let_go(who, at)
     if num(call('ZSCORE', P .. 'due', 'job:' .. held[i])) == num(held[i + 1]) then
       call('ZADD', P .. 'due', int(at), 'job:' .. held[i])
     end
+    drop(held[i], who)
   end
-  call('DEL', P .. 'inflight:' .. who)
   return ids
 end
 
@@ -299,7 +305,7 @@ end
 
 local function disband(group)
   call('ZREM', P .. 'groups', group)
-  call('DEL', P .. 'group:' .. group, P .. 'inflight:' .. group)
+  call('DEL', P .. 'group:' .. group)
 end
 
 -- A suspect is for the process that runs its group, and for no other.
@@ -340,6 +346,23 @@ local function elsewhere(id, r)
   -- Nobody serves it just now: it must not stand before what can be done, nor be rung for in vain.
   call('ZADD', P .. 'due', int(math.min(now + SPOOL_LOOK_MS, r.deadline_at or math.huge)), 'job:' .. id)
   call('ZREM', P .. 'rung', 'job:' .. id)
+  return true
+end
+
+-- Another process has let the job's lease run out, and its step has not ended: it is dead or stopped, even if it was
+-- not missed yet. What it has let go like this is suspect, or a poison job could walk from process to process.
+local function abandoned(id)
+  local holder = call('HGET', P .. 'holders', id)
+  if a.alone or not a.who or not holder or holder == a.who then return false end
+  local ids = {}
+  for _, held in ipairs(call('HKEYS', P .. 'inflight:' .. holder)) do
+    local due = num(call('ZSCORE', P .. 'due', 'job:' .. held))
+    if due and due <= now then
+      ids[#ids + 1] = held
+      drop(held, holder)
+    end
+  end
+  herd(ids, now)
   return true
 end
 
@@ -448,6 +471,7 @@ local function lease(id)
   call('ZREM', P .. 'rung', 'job:' .. id)
   if a.who then
     call('HSET', P .. 'inflight:' .. (a.alone or a.who), id, int(now + a.lease_ms))
+    call('HSET', P .. 'holders', id, a.alone or a.who)
     call('ZADD', P .. 'procs', 'NX', int(now), a.who)
   end
   return id
@@ -468,7 +492,7 @@ local function take(id)
   local r = {status = v[1], group = v[2], priority = v[3], caller = v[4], deadline_at = num(v[5]), spool = v[7] or '',
     expires_at = num(v[8])}
   if must_wait(id, r) then return nil, admit() end
-  if elsewhere(id, r) or barred(id) then return nil, {} end
+  if elsewhere(id, r) or barred(id) or abandoned(id) then return nil, {} end
   return lease(id), {}
 end
 
@@ -568,6 +592,8 @@ local function forget(id, own_ms)
       if call('GET', P .. 'task:' .. task) == id then call('PEXPIRE', P .. 'task:' .. task, own_ms or 0) end
     end
   end
+  local holder = call('HGET', P .. 'holders', id)
+  if holder then drop(id, holder) end
   acquit(id)
   call('DEL', key, P .. 'log:' .. id)
   for _, name in ipairs({'due', 'rung'}) do call('ZREM', P .. name, 'job:' .. id) end
@@ -657,7 +683,7 @@ end
 
 -- The step has ended, well or not, and its process lives. Apart from others, that clears it of suspicion.
 function verbs.release()
-  call('HDEL', P .. 'inflight:' .. (a.alone or a.who), a.id)
+  drop(a.id, a.alone or a.who)
   if a.alone and call('HGET', P .. 'suspects', a.id) == a.alone then
     call('LREM', P .. 'group:' .. a.alone, 1, a.id)
     acquit(a.id)
@@ -674,7 +700,7 @@ end
 -- The process ends of its own will: nobody is suspect.
 function verbs.leave()
   call('ZREM', P .. 'procs', a.who)
-  call('DEL', P .. 'inflight:' .. a.who)
+  for _, id in ipairs(call('HKEYS', P .. 'inflight:' .. a.who)) do drop(id, a.who) end
   return {'left', int(now), {}}
 end
 
@@ -720,6 +746,7 @@ end
 -- The group's process has ended well: so are all that are still in it. cleared | lost
 function verbs.clear()
   if not ours() then return {'lost', int(now), {}} end
+  let_go(a.group, now)
   for _, id in ipairs(call('LRANGE', P .. 'group:' .. a.group, 0, -1)) do
     acquit(id)
     call('ZREM', P .. 'rung', 'job:' .. id)

@@ -213,3 +213,19 @@ async def test_a_deleted_job_is_no_suspect(here: Store, there: Store, connection
     assert await connection.hgetall("dr1:suspects") == {}
     await here.quarantine.clear(await isolated(here))
     assert await connection.keys("dr1:group*") == [b"dr1:grouped"]
+
+
+async def test_a_lease_that_ran_out_in_the_hands_of_another_is_suspect_before_anybody_misses_the_process(
+    here: Store, there: Store, connection: AsyncRedis
+) -> None:
+    first, second, third = await held(there, 1, 2, 3)
+    await connection.zadd("dr1:due", {f"job:{first}": 0, f"job:{second}": 0})
+    assert await claim(here, first) is None
+    assert sorted((await isolated(here)).jobs) == [first, second]
+    assert await connection.hgetall("dr1:holders") == {third.encode(): b"there"}
+
+
+async def test_who_let_its_own_lease_run_out_may_claim_again(there: Store, connection: AsyncRedis) -> None:
+    [job_id] = await held(there, 1)
+    await connection.zadd("dr1:due", {f"job:{job_id}": 0})
+    assert await claim(there, job_id)
