@@ -1,0 +1,23 @@
+"""Who may call a store that is away."""
+
+from workers.outage import PROBE_MS, Outage
+
+
+def test_a_store_that_answers_is_everybodys() -> None:
+    outage = Outage()
+    assert all(outage.may_try(now) for now in range(5))
+
+
+def test_while_it_is_away_one_in_a_while_may_try() -> None:
+    outage = Outage()
+    outage.failed(0)
+    tries = [now for now in range(0, 3 * PROBE_MS + 1, 100) if outage.may_try(now)]
+    assert tries == [PROBE_MS, 2 * PROBE_MS, 3 * PROBE_MS]
+
+
+def test_one_that_worked_ends_it() -> None:
+    outage = Outage()
+    outage.failed(0)
+    outage.worked()
+    assert outage.may_try(0)
+    assert outage.may_try(0)
