@@ -1,0 +1,78 @@
+"""A worker process in which some prompts are poison, as a broken image may be for the library that reads it.
+
+`python -m tests.poison` serves like `python -m workers`; with `GROUP JOB…` behind it, it is what runs suspects.
+"""
+
+import os
+import re
+import resource
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import uvloop
+
+from service import logs, settings
+from service.domain.job import Job
+from service.settings import Settings
+from workers import __main__ as worker
+from workers import alone, wiring
+from workers.lease import Lease
+from workers.pull import Puller
+from workers.wiring import House
+
+MEMORY_BYTES = 2 << 30
+
+
+class Poisonable(Puller):
+    """Pulls, unless the prompt says how it kills the process."""
+
+    def __init__(self, puller: Puller) -> None:
+        self.__dict__.update(puller.__dict__)
+
+    async def pull(self, job: Job, lease: Lease) -> None:
+        strike(job.request["prompt"])
+        await super().pull(job, lease)
+
+
+def strike(prompt: str) -> None:
+    if "[segfault]" in prompt:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if "[oom]" in prompt:
+        exhaust()
+    if "[spin]" in prompt:
+        while True:
+            pass
+    if "[deaf spin]" in prompt:  # in C, with the interpreter held
+        re.match(r"(a+)+$", "a" * 60 + "b")
+
+
+def exhaust() -> None:
+    """What the kernel does to the process that has taken the most."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    try:
+        bytearray(MEMORY_BYTES)
+    except MemoryError:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@asynccontextmanager
+async def opened(loaded: Settings) -> AsyncIterator[House]:
+    async with wiring.opened(loaded, alone=__spec__.name) as house:
+        house.collector._puller = Poisonable(house.collector._puller)
+        yield house
+
+
+def main() -> int:
+    if len(sys.argv) > 1:
+        return alone.main(sys.argv[1:], opened)
+    loaded = settings.load(os.environ, dotenv=Path(".env"), role="workers")
+    logs.configure(loaded.log_level)
+    uvloop.run(worker.serve(loaded, frozenset(worker.ROLES), opened))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
