@@ -99,7 +99,7 @@ async def test_a_silent_spool_that_may_come_back_is_waited_for_even_when_the_url
     bench: Bench, tmp_path: Path
 ) -> None:
     job = await spooled(bench, tmp_path / "a")
-    async with machine(bench, tmp_path / "b") as other:
+    async with machine(bench, tmp_path / "b", generation_timeout_s=0.0) as other:
         now = await other.house.desk.store.now_ms()
         dead = events.Refreshed(url=f"{job.result_url}0", expires_at=now + A_MINUTE_MS)
         await other.tell(job.id, dead, events.Spooled(spool=str(job.spool), delay_s=0))
