@@ -13,7 +13,7 @@ from service.domain.job import Job
 from service.storage.connection import RedisError
 from service.storage.store import Store
 
-WAIT: Final = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?([0-9]{1,9})\"?\s*(?:$|[,;])", re.IGNORECASE)
+WAIT: Final = re.compile(r"(?:^|[,;])\s*wait\s*=\s*\"?([0-9]+)\"?\s*(?:$|[,;])", re.IGNORECASE)
 LOOK_EVERY_S: Final = 5.0  # should a wake-up be lost
 
 
