@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 RETRY_AFTER_S: Final = 1
 # Where the code is not simply the name of the status.
 CODES: Final = {401: "unauthorized", 413: "body_too_large", 422: "invalid_request", 500: "internal", 503: "unavailable"}
+# RFC 9110, section 15.5; Python before 3.13 has the older names.
+TITLES: Final = {413: "Content Too Large", 422: "Unprocessable Content"}
 
 Errors = Iterable[FieldError | Mapping[str, Any]]
 
@@ -140,6 +142,6 @@ class LastResort:
 
 def _title(status: int) -> str:
     try:
-        return HTTPStatus(status).phrase
+        return TITLES.get(status) or HTTPStatus(status).phrase
     except ValueError:
         return "Unknown Status"
