@@ -4,7 +4,8 @@
     event: job.generating
     data: {"id": "job_…", "batch_id": null, "status": "generating", "reason": "accepted", "at": "2026-11-22T…Z"}
 
-An `event: reset` says that some that came before are no longer kept: read the jobs themselves.
+An `event: reset` says that some that came before are no longer kept, or that the given id lies after the newest event
+(Redis went back to an older state): read the jobs themselves.
 """
 
 import json
@@ -42,7 +43,7 @@ class Events:
         job = owned(await promptly(self._store.get(job_id)), caller)
         after = _last_event_id(request)
         entries = await promptly(self._store.log(job_id))
-        if job.ended and after and entries and order(entries[-1].eid) <= order(after):
+        if job.ended and after and entries and entries[-1].eid == after:
             return Response(status_code=204)  # tells an EventSource to come no more
         return await _stream(self._job_stream(job_id, after))
 
@@ -55,6 +56,9 @@ class Events:
             entries = await promptly(self._store.log(job_id))
             yield HEARTBEAT
             if after and entries and "from" in entries[0].data and order(after) < order(entries[0].eid):
+                yield reset(sent)
+            if after and entries and order(after) > order(entries[-1].eid):
+                sent = entries[-1].eid
                 yield reset(sent)
             with suppress(RedisError, TimeoutError):  # the client comes again with its Last-Event-ID
                 while True:
@@ -71,9 +75,9 @@ class Events:
     async def _caller_stream(self, caller: str, after: str | None) -> AsyncGenerator[str]:
         async with self._reader.follow(caller=caller) as feed:
             sent = after or feed.since
-            first = await promptly(self._store.first_event())
+            resumable = after is None or await promptly(self._resumable(after))
             yield HEARTBEAT
-            if after and (first is None or order(after) < order(first)):
+            if not resumable:
                 sent = feed.since
                 yield reset(sent)
             with suppress(RedisError, TimeoutError):
@@ -88,6 +92,11 @@ class Events:
                 for entry in entries:
                     if order(entry.eid) > order(sent):
                         yield text(entry)
+
+    async def _resumable(self, after: str) -> bool:
+        """Whether all that came after this id is still in the stream, and the id itself is not from its future."""
+        first = await self._store.first_event()
+        return first is not None and order(first) <= order(after) <= order(await self._store.last_event())
 
     async def _kept(self, after: str, until: str) -> AsyncIterator[Entry]:
         """What the stream still has, up to where the feed begins."""

@@ -123,6 +123,7 @@ class Reader:
                 feed.since = self._position
             self._placed.set()
         elif await self._missed():
+            self._position = await self._store.last_event()  # the old one may lie ahead of all that is to come
             self._end_all()
         while self._count:
             for entry in await self._store.events(self._position, block_s=BLOCK_S):
@@ -134,7 +135,9 @@ class Reader:
 
     async def _missed(self) -> bool:
         first = await self._store.first_event()
-        return first is None or order(first) > order(self._position)
+        if first is None or order(first) > order(self._position):
+            return True
+        return order(await self._store.last_event()) < order(self._position)
 
     def _hand_out(self, entry: Entry) -> None:
         job_id, caller = entry.data.get("id", "?"), entry.data.get("caller", "?")

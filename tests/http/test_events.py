@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from service.domain import events
+from service.storage.connection import connect
 from service.storage.desk import Desk
 from tests.contract.valkey import Valkey
 from tests.serving import Serving, move, person, serving
@@ -59,6 +60,7 @@ INTENDED = events.Intended(attempt=1, delay_s=60)
 ACCEPTED = events.TaskAccepted(attempt=1, provider_id="task-1", delay_s=60)
 POLLED = events.Polled(delay_s=60)
 CANCELLED = events.CancelAsked()
+FUTURE = "9999999999999-0"
 
 
 async def test_a_jobs_stream_tells_every_change_and_closes_after_the_last(alice: httpx.AsyncClient, desk: Desk) -> None:
@@ -123,6 +125,32 @@ async def test_what_is_no_longer_kept_is_a_reset(alice: httpx.AsyncClient, desk:
     assert told[1]["data"]["id"] == late
 
 
+async def test_an_id_from_the_future_is_a_reset(alice: httpx.AsyncClient) -> None:
+    """A primary that was ahead is lost, and an older replica took over."""
+    await order(alice)
+    async with streamed(alice, "/v1/events", FUTURE) as stream:
+        late = await order(alice)
+        told = await first(stream, 2)
+    assert [event["event"] for event in told] == ["reset", "job.queued"]
+    assert told[1]["data"]["id"] == late
+    assert told[0]["id"] < told[1]["id"] < FUTURE
+
+
+async def test_a_jobs_stream_resets_an_id_from_the_future(alice: httpx.AsyncClient, desk: Desk) -> None:
+    job_id = await order(alice)
+    path = f"/v1/jobs/{job_id}/events"
+    async with streamed(alice, path, FUTURE) as stream:
+        told = await first(stream, 1)
+        await move(desk, job_id, CANCELLED)
+        told += await all_of(stream)
+    assert [event["event"] for event in told] == ["reset", "job.cancelled"]
+    async with streamed(alice, path, FUTURE) as stream:
+        (told_late,) = await all_of(stream)
+    assert (told_late["event"], told_late["id"]) == ("reset", told[1]["id"])
+    answer = await alice.get(path, headers={"Last-Event-ID": told_late["id"]})
+    assert answer.status_code == 204
+
+
 async def test_streams_share_one_connection_and_many_hear_the_same(
     web: Serving, alice: httpx.AsyncClient, desk: Desk
 ) -> None:
@@ -176,3 +204,35 @@ async def test_a_stream_survives_that_redis_was_away(own_valkey: Valkey) -> None
             async with streamed(alice, "/v1/events") as stream:
                 job_id = await order(alice)
                 assert (await first(stream, 1))[0]["data"]["id"] == job_id
+
+
+@pytest.mark.parametrize("after", ["1763848005123-0", FUTURE])
+async def test_after_redis_came_back_empty_every_id_is_a_reset(own_valkey: Valkey, after: str) -> None:
+    with serving(own_valkey.url) as web:
+        async with person("alice", web.url) as alice:
+            await order(alice)
+            async with streamed(alice, "/v1/events") as stream:
+                own_valkey.kill()
+                own_valkey.start()
+                assert await all_of(stream) == []
+            async with streamed(alice, "/v1/events", after) as stream:
+                job_id = await order(alice)
+                told = await first(stream, 2)
+    assert [event["event"] for event in told] == ["reset", "job.queued"]
+    assert told[1]["data"]["id"] == job_id
+
+
+async def test_listeners_hear_of_a_store_whose_ids_went_back(own_valkey: Valkey) -> None:
+    """The reader stood at an id that the new primary reaches only in years."""
+    redis = connect(own_valkey.url, timeout_s=5.0)
+    with serving(own_valkey.url) as web:
+        async with person("alice", web.url) as alice:
+            await redis.xadd("dr1:events", {"id": "job_x", "caller": "alice", "status": "queued", "at": "0"}, FUTURE)
+            async with streamed(alice, "/v1/events") as stream:
+                own_valkey.kill()
+                own_valkey.start()
+                assert await all_of(stream) == []
+            async with streamed(alice, "/v1/events") as stream:
+                job_id = await order(alice)
+                assert (await first(stream, 1))[0]["data"]["id"] == job_id
+    await redis.aclose()
