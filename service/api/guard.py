@@ -56,7 +56,7 @@ class BodyGuard:
             return
         body = _Body(self._limit(scope), self._clock, receive, send)
         try:
-            body.check(_declared_bytes(scope))
+            body.check(declared_bytes(scope))
             await self._app(scope, body.receive, body.send)
         except ProblemError as refusal:
             if body.refusal is not refusal or body.answering:
@@ -170,7 +170,7 @@ class RequestId:
             request_id.reset(token)
 
 
-def _declared_bytes(scope: Scope) -> int:
+def declared_bytes(scope: Scope) -> int:
     """`Content-Length`; the parser has made sure that it is one decimal number."""
     text = Headers(scope=scope).get("content-length", "0")
     return int(text) if re.fullmatch("[0-9]{1,20}", text) else 0

@@ -55,11 +55,9 @@ class Jobs:
 
     async def create(self, request: Request, caller: str) -> Response:
         """Accepted (202): the job survives whatever dies from here on. Killed before: the same key asks again."""
-        body, order = await self._orders.read(request, caller)
-        idempotency = _idempotency(request, body)
-        job = _ordered(fresh_id(self._clock), caller, order)
-        job = replace(job, request={**order.request, **await self._inputs.keep(job.id, order.inputs)})
-        written = await create(self._store, job, deadline_s=order.deadline_s, idempotency=idempotency)
+        async with self._orders.room.place(request):
+            job, how = await self._received(request, caller)
+        written = await create(self._store, job, **how)
         self._desk.ring(written.bells)
         return await self._created(request, job, written)
 
@@ -84,6 +82,14 @@ class Jobs:
         extension = cast("layout.Extension", name.rpartition(".")[2])  # a wrong one is refused with a ValueError
         link = await self._bucket.presign_get(layout.image_key(job_id, extension), name)
         return RedirectResponse(link, 307, {"Referrer-Policy": "no-referrer"})
+
+    async def _received(self, request: Request, caller: str) -> tuple[Job, dict[str, Any]]:
+        """The job, and how to create it. Its images are in the bucket, and nothing holds the body any more."""
+        body, order = await self._orders.read(request, caller)
+        how = {"deadline_s": order.deadline_s, "idempotency": _idempotency(request, body)}
+        del body
+        job = _ordered(fresh_id(self._clock), caller, order)
+        return replace(job, request={**order.request, **await self._inputs.keep(job.id, order.inputs)}), how
 
     async def _created(self, request: Request, job: Job, written: Written) -> Response:
         match written.outcome:
