@@ -80,7 +80,7 @@ class Collector:
         tasks = [(int(n), task) for n, task in sorted(job.tasks.items())]
         answers = await asyncio.gather(*(self._flux.result(task) for _, task in tasks))
         for (attempt, task), answer in zip(tasks, answers, strict=True):
-            event = ended_event(answer, attempt, task, lease.now())
+            event = ended_event(answer, attempt, task, lease.now(), hinted=job.hints > 0)
             if event is not None:
                 await self._desk.tell(job.id, event, patience_s=retry.REDIS_PATIENCE_S)
                 return
@@ -101,7 +101,7 @@ class Collector:
         if job.candidate is None:
             return
         answer = await self._flux.result(job.candidate)
-        event = ended_event(answer, job.attempt, job.candidate, lease.now())
+        event = ended_event(answer, job.attempt, job.candidate, lease.now(), hinted=True)
         if event is None and isinstance(answer, Pending):
             delay_s = await self._timing.first_poll_s(job.model)
             event = events.TaskAccepted(attempt=job.attempt, provider_id=job.candidate, delay_s=delay_s)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from service.domain import events, layout
-from service.domain.answers import Failed, Moderated, NotFound, Ready
+from service.domain.answers import Answer, Failed, Moderated, NotFound, Ready
 from service.domain.errors import ErrorCode
 from service.domain.job import Image, Job
 from service.storage.bucket import Bucket
@@ -192,21 +192,25 @@ class Puller:
         if image is not None:
             await self._seal(job, lease, image)
             return
-        answer = await self._flux.result(job.provider_id or "")
+        await self._heed(job, lease, await self._flux.result(job.provider_id or ""))
+
+    async def _heed(self, job: Job, lease: Lease, answer: Answer) -> None:
+        """What the provider says of an image whose URL gave nothing. One 403 or 404 before its time is no death."""
+        alive = job.result_url is not None and lease.now() < (job.result_expires_at or 0)
         gave_up = lease.now() - (job.ready_at or 0) > self._patience_ms
         match answer:
-            case Ready(url=url) if url != job.result_url:
-                await self._desk.decide(job, events.Refreshed(url=url, expires_at=answer.expires_at or _in_ten(lease)))
-            case Ready() | NotFound() | Moderated() | Failed():
-                await self._lost(
-                    job, lease, ErrorCode.RESULT_EXPIRED, "the image's URL died and the provider gives no other"
-                )
             case _ if gave_up:
-                await self._lost(
-                    job, lease, ErrorCode.RESULT_EXPIRED, "the image's URL died and the provider does not answer"
-                )
+                detail = "the image could not be had from any URL in time"
+                await self._lost(job, lease, ErrorCode.RESULT_EXPIRED, detail)
+            case Ready(url=url) if url != job.result_url:
+                delay_s = retry.STORE.wait_s(2, self._dice) if alive else 0.0
+                expires_at = answer.expires_at or lease.now() + RESULT_LIFE_MS
+                await self._desk.decide(job, events.Refreshed(url=url, expires_at=expires_at, delay_s=delay_s))
+            case Ready() | NotFound() | Moderated() | Failed() if not alive:
+                detail = "the image's URL died and the provider gives no other"
+                await self._lost(job, lease, ErrorCode.RESULT_EXPIRED, detail)
             case _:
-                await self._later(job, "the provider was asked for a fresh URL and did not answer")
+                await self._later(job, "the URL gave nothing, and the provider no other")
 
     async def _broken(self, job: Job, lease: Lease, detail: str) -> None:
         """The bytes are no image: pulled again a few times, since a cut transfer looks the same."""
@@ -242,10 +246,6 @@ def _metadata(job: Job, sha256: str) -> dict[str, str]:
     """Of the object, for consumers; `job-id` says whose it is."""
     seed = {} if job.result_seed is None else {"seed": str(job.result_seed)}
     return {"job-id": job.id, "sha256": sha256, "model": job.model, "caller": job.caller} | seed
-
-
-def _in_ten(lease: Lease) -> int:
-    return lease.now() + RESULT_LIFE_MS
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Final
 
 from service.storage.connection import RedisError
 from service.storage.quarantine import Quarantine
+from workers.patience import cut
 
 BEATS: Final = 4  # in the time after which a process counts as lost
 
@@ -18,8 +19,7 @@ async def beating(quarantine: Quarantine, lost_s: float) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        heart.cancel()
-        await asyncio.wait([heart])
+        await cut({heart})  # redis-py may lose a cancellation, and then the process would never end
         with suppress(RedisError):
             await quarantine.leave()
 

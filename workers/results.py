@@ -9,11 +9,11 @@ from service.domain.job import FoundBy
 RESULT_LIFE_MS: Final = 600_000  # provider fact: image URLs live about ten minutes
 
 
-def ended_event(answer: Answer, attempt: int, task: str, now_ms: int) -> events.Event | None:
-    """What `get_result` says of a task that has ended; None for everything else."""
+def ended_event(answer: Answer, attempt: int, task: str, now_ms: int, *, hinted: bool = False) -> events.Event | None:
+    """What `get_result` says of a task that has ended; None for everything else. `hinted`: a callback rang for it."""
     match answer:
         case Ready():
-            return ready_event(answer, attempt, task, FoundBy.POLL, now_ms=now_ms)
+            return ready_event(answer, attempt, task, FoundBy.WEBHOOK if hinted else FoundBy.POLL, now_ms=now_ms)
         case Moderated(_, reasons):
             return events.Moderated(attempt=attempt, detail=reasons)
         case Failed(_, message):

@@ -27,6 +27,7 @@ from service.domain.answers import (
     Rejected,
     Throttled,
 )
+from service.domain.errors import ErrorCode
 from service.domain.inputs import kept_key
 from service.domain.job import FoundBy, Job, Queue, Status
 from service.storage.bucket import Bucket
@@ -36,7 +37,7 @@ from service.storage.store import Claim, Outcome
 from service.tokens import CallbackKeys
 from workers import retry
 from workers.flux import Flux
-from workers.lease import Lease, claimed
+from workers.lease import Lease, claimed, renewed
 from workers.results import ready_event
 from workers.timing import Timing
 
@@ -52,6 +53,10 @@ class Terms:
     unknown_outcome: Literal["resubmit", "fail"]
     public_base_url: str | None
     input_bytes_max: int
+
+
+class InputGone(Exception):
+    """An input image was deleted from the bucket, or replaced by something larger than an input may be."""
 
 
 class Submitter:
@@ -97,9 +102,15 @@ class Submitter:
             await self._buy(job, lease, gate_open=not claim.gate)
 
     async def _buy(self, job: Job, lease: Lease, *, gate_open: bool) -> None:
-        body = await self._body(job)
-        if body is None:
-            return  # the store of the inputs is away: nothing is on record yet, the lease brings the job back
+        try:
+            body = await self._body(job, lease)
+        except (BucketUnavailable, BucketRefused) as error:
+            delay_s = retry.STORE.wait_s(3, self._dice)
+            await self._desk.decide(job, events.InputsAway(detail=str(error), delay_s=delay_s))
+            return
+        except InputGone as gone:
+            await self._without_inputs(job, str(gone))
+            return
         attempt = job.attempt + 1
         wait_s = await self._timing.unknown_wait_s(job.model, self._terms.unknown_wait_s)
         intended = await self._desk.decide(
@@ -157,19 +168,21 @@ class Submitter:
             "webhook_secret": self._keys.secret(job_id, attempt),
         }
 
-    async def _body(self, job: Job) -> dict[str, Any] | None:
-        """The model's own parameters, with input images from the bucket as base64; None if the bucket is away."""
-        try:
-            return {name: await self._value(value, job.id) for name, value in job.request.items()}
-        except (BucketUnavailable, BucketRefused) as error:
-            log.warning("inputs not readable", extra={"job": job.id, "error": str(error)})
-            return None
+    async def _without_inputs(self, job: Job, detail: str) -> None:
+        """Nothing can be submitted any more. A purchase that may have happened before stays as unknown as it was."""
+        lost = events.Lost(code=ErrorCode.RECORD_CORRUPT, detail=detail)
+        await self._desk.decide(job, lost if job.status is Status.QUEUED else events.GaveUp(detail=detail))
 
-    async def _value(self, value: Any, job_id: str) -> Any:
-        key = kept_key(value, job_id)
-        if key is None:
-            return value
+    async def _body(self, job: Job, lease: Lease) -> dict[str, Any]:
+        """The model's own parameters, with input images from the bucket as base64. Raises BucketError, InputGone."""
+        kept = {name: key for name, value in job.request.items() if (key := kept_key(value, job.id))}
+        if not kept:
+            return dict(job.request)
+        async with renewed(lease, self._desk.store):  # large inputs may take longer than a lease to read
+            return {**job.request, **{name: await self._input(key) for name, key in kept.items()}}
+
+    async def _input(self, key: str) -> str:
         data = await self._bucket.get_bytes(key, self._terms.input_bytes_max)
         if data is None:
-            raise BucketUnavailable("an input image is not in the bucket")
+            raise InputGone("an input image is no longer in the bucket")
         return base64.b64encode(data).decode()

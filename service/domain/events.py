@@ -64,6 +64,13 @@ class Intended(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InputsAway(Event):
+    """Its input images cannot be read just now: it gives its slot back and comes again after `delay_s`."""
+
+    name: ClassVar[str] = "inputs_away"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GaveUp(Event):
     """The outcome of the attempt stayed unknown for its whole wait, and it may not be posted again."""
 

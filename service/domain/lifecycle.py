@@ -99,6 +99,8 @@ _REQUEUE: Final = Row(S.QUEUED, Due.LATER, while_open=S.GENERATING)
 
 TABLE: Final[Table] = {
     (S.QUEUED, e.Intended): Row(S.SUBMITTING, Due.LATER),
+    (S.QUEUED, e.InputsAway): Row(S.QUEUED, Due.LATER),
+    (S.QUEUED, e.Lost): _CLOSE,
     (S.QUEUED, e.DeadlinePassed): _CLOSE,
     (S.QUEUED, e.CancelAsked): Row(S.CANCELLED, Due.REST, ring=True),
     # An attempt that was given up as unknown speaks after all, while a further one waits for its turn.
@@ -143,7 +145,7 @@ TABLE: Final[Table] = {
     (S.COLLECTING, e.PullFailed): Row(S.COLLECTING, Due.LATER),
     (S.COLLECTING, e.Spooled): Row(S.COLLECTING, Due.LATER),
     (S.COLLECTING, e.StoreFailed): Row(S.COLLECTING, Due.LATER),
-    (S.COLLECTING, e.Refreshed): Row(S.COLLECTING, Due.NOW, ring=True),
+    (S.COLLECTING, e.Refreshed): Row(S.COLLECTING, Due.LATER),
     (S.COLLECTING, e.Sealed): Row(S.COLLECTING, Due.KEEP),
     (S.COLLECTING, e.SidecarWritten): Row(S.SUCCEEDED, Due.REST),
     (S.COLLECTING, e.Lost): _CLOSE,

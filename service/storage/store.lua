@@ -41,6 +41,7 @@ local cfg = a.cfg
 local PROBE_MS = 30000       -- a closed gate lets one submission through this often
 local REFUSALS_TO_CLOSE = 5  -- submissions in a row that could not be handed over
 local SHRINK_GAP_MS = 2000   -- a burst of 429s is one 429
+local EASE_MS = 5000         -- a shrunken cap gains one slot this often without any success
 local SAFETY_MS = 3600000    -- a waiting job is looked at this often even if every wake-up was lost
 local SEEN = 6               -- event ids kept for replayed calls
 local LOG_LENGTH = 200
@@ -172,12 +173,36 @@ local function first_waiting()
   return best
 end
 
+-- A cap that a 429 has found grows back: by `by` with each success, by one with time, or nobody would ever get through.
+local function grow(group, by)
+  local gate, field = P .. 'gate', 'cap:' .. group
+  local found, top = num(call('HGET', gate, field)), configured(group)
+  if not found then return end
+  found = found + (by or 1 / found)
+  if top > 0 and found >= top then call('HDEL', gate, field, 'shrunk:' .. group, 'eased:' .. group)
+  else call('HSET', gate, field, string.format('%.6g', found)) end
+end
+
+local function ease()
+  local gate = P .. 'gate'
+  for _, group in ipairs(cfg.groups) do
+    local changed = call('HMGET', gate, 'shrunk:' .. group, 'eased:' .. group)
+    local since = math.max(num(changed[1]) or now, num(changed[2]) or 0)
+    if now - since >= EASE_MS then
+      call('HSET', gate, 'eased:' .. group, int(now))
+      grow(group, 1)
+    end
+  end
+end
+
 -- As many waiting jobs as there are slots become due now. Returns their ids: RQ holds only work that can run.
 local function admit()
   local ids = {}
   local gate = call('HMGET', P .. 'gate', 'until', 'reason', 'storage_until')
   if (num(gate[1]) or 0) > now or (num(gate[3]) or 0) > now then return ids end
+  if gate[2] == 'throttled' then call('HDEL', P .. 'gate', 'until', 'reason', 'since', 'detail') end -- it is over
   local probing = gate[2] == 'held' or gate[2] == 'refused'
+  ease()
   while #ids < ADMIT_AT_ONCE do
     local next_up = first_waiting()
     if not next_up then break end
@@ -202,15 +227,6 @@ local function shrink(group)
   local cap = cap_of(group)
   if cap == 0 or used < cap then cap = used end
   call('HSET', gate, field, math.max(1, math.floor(cap * 0.75)), 'shrunk:' .. group, int(now))
-end
-
-local function grow(group)
-  local gate, field = P .. 'gate', 'cap:' .. group
-  local found, top = num(call('HGET', gate, field)), configured(group)
-  if not found then return end
-  found = found + 1 / found
-  if top > 0 and found >= top then call('HDEL', gate, field, 'shrunk:' .. group)
-  else call('HSET', gate, field, string.format('%.6g', found)) end
 end
 
 -- What a submission's answer says of the account. Submissions pause while the gate's `until` lies ahead.
@@ -510,6 +526,7 @@ function verbs.claim()
   end
   if not id then id, ring = take(a.id) end
   if not id then return {'none', int(now), ring} end
+  if id ~= a.id then call('ZREM', P .. 'rung', 'job:' .. a.id) end -- its bell is spent: the sweep rings again
   if a.spool then call('ZADD', P .. 'spools', int(now), a.spool) end
   local gate = call('HGET', P .. 'gate', 'reason') or ''
   return {'claimed', int(now), ring, id, int(now + a.lease_ms), gate, call('HGETALL', P .. 'job:' .. id)}

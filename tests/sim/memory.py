@@ -31,6 +31,7 @@ Seam = Callable[[str, Callable[[], Any]], Awaitable[Any]]
 PROBE_MS: Final = 30_000
 REFUSALS_TO_CLOSE: Final = 5
 SHRINK_GAP_MS: Final = 2_000
+EASE_MS: Final = 5_000
 SAFETY_MS: Final = 3_600_000
 SPOOL_LOOK_MS: Final = 10_000
 SPOOL_FORGET_MS: Final = 7 * 86_400_000
@@ -206,6 +207,8 @@ class Memory:
             taken, ring = self._take(a, a["id"])
         if not taken:
             return ["none", self.now, ring]
+        if taken != a["id"]:
+            self.zsets["rung"].pop("job:" + a["id"], None)
         if "spool" in a:
             self.zsets["spools"][a["spool"]] = self.now
         flat = [word for pair in self.jobs[taken].items() for word in pair]
@@ -476,7 +479,11 @@ class Memory:
         ids: list[str] = []
         if any(float(self.gate.get(name) or 0) > self.now for name in ("until", "storage_until")):
             return ids
+        if self.gate.get("reason") == "throttled":
+            for name in ("until", "reason", "since", "detail"):
+                self.gate.pop(name, None)
         probing = self.gate.get("reason") in ("held", "refused")
+        self._ease()
         while len(ids) < ADMIT_AT_ONCE and (best := self._first_waiting()):
             self.clock, job_id, group, lane = best
             del lane[job_id]
@@ -495,13 +502,20 @@ class Memory:
         cap = used if cap == 0 or used < cap else cap
         self.gate |= {"cap:" + group: str(max(1, int(cap * 0.75))), "shrunk:" + group: str(self.now)}
 
-    def _grow(self, group: str) -> None:
+    def _ease(self) -> None:
+        for group in self.cfg["groups"]:
+            since = max(float(self.gate.get("shrunk:" + group, self.now)), float(self.gate.get("eased:" + group, 0)))
+            if self.now - since >= EASE_MS:
+                self.gate["eased:" + group] = str(self.now)
+                self._grow(group, 1)
+
+    def _grow(self, group: str, by: float | None = None) -> None:
         top, given = self._configured(group), self.gate.get("cap:" + group)
         if given is None:
             return
-        found = float(given) + 1 / float(given)
+        found = float(given) + (by or 1 / float(given))
         if 0 < top <= found:
-            for name in ("cap:", "shrunk:"):
+            for name in ("cap:", "shrunk:", "eased:"):
                 self.gate.pop(name + group, None)
         else:
             self.gate["cap:" + group] = f"{found:.6g}"

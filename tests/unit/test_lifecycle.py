@@ -23,6 +23,7 @@ attempts = st.integers(1, 3)
 tasks = st.sampled_from(["task-a", "task-b", "task-c"])
 EVENTS: dict[type[e.Event], st.SearchStrategy[e.Event]] = {
     e.Intended: st.builds(e.Intended, attempt=attempts, delay_s=st.just(180.0)),
+    e.InputsAway: st.builds(e.InputsAway),
     e.GaveUp: st.builds(e.GaveUp),
     e.DeadlinePassed: st.builds(e.DeadlinePassed),
     e.TimedOut: st.builds(e.TimedOut),
