@@ -63,6 +63,16 @@ class Steps:
         await self.house.collector.run(job_id)
         return await self.job(job_id)
 
+    async def take_over(self, job_id: str) -> Job:
+        """Another's lease on it has run out: whoever meets that makes it a suspect, and it is looked at apart."""
+        await self.hasten(job_id)
+        await self.collect(job_id)
+        group = await self.house.desk.store.quarantine.isolate(HOUR_S)
+        assert group
+        assert group.jobs == (job_id,)
+        await self.house.collector.run(job_id, alone=group.id)
+        return await self.job(job_id)
+
     async def bought(self, prompt: str = "a lighthouse", **more: Any) -> str:
         """The id of a job that the provider has; it makes its image until it is told to finish."""
         job_id = await self.new(prompt, **more)

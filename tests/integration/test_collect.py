@@ -81,7 +81,7 @@ async def test_a_hint_is_looked_up_and_its_task_adopted(bench: Bench) -> None:
         bench.finish()
         await at.hasten(job.id)
         job = await at.collect(job.id)
-        assert (job.status, job.found_by) == ("collecting", FoundBy.POLL)
+        assert (job.status, job.found_by) == ("collecting", FoundBy.WEBHOOK), "it rang, and `get_result` confirmed it"
         bench.audit_job(await at.collect(job.id))
         assert len(bench.submissions()) == 1
 
@@ -173,8 +173,7 @@ async def test_two_workers_that_pull_the_same_job_leave_one_image_and_one_seal(b
         job = await ready(bench, at)
         async with held_at_the_bucket(bench, job) as (way, step):
             assert (await at.collect(job.id)).status == "collecting", "the other's lease holds"
-            await at.hasten(job.id)
-            done = await at.collect(job.id)
+            done = await at.take_over(job.id)
             bench.audit_job(done)
             way.resume()
             await step
@@ -235,8 +234,7 @@ async def test_a_put_that_comes_after_the_end_takes_its_image_away_again(
         job = await ready(bench, at)
         async with held_at_the_bucket(bench, job) as (way, step):
             await at.tell(job.id, event)
-            await at.hasten(job.id)
-            ended = await at.collect(job.id)
+            ended = await at.take_over(job.id)
             assert (ended.status, ended.sidecar, await at.due(job.id)) == (status, True, None)
             way.resume()
             await step

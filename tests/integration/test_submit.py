@@ -302,3 +302,13 @@ async def test_while_an_input_cannot_be_read_nothing_is_intended(bench: Bench) -
         assert (job.status, job.attempt) == ("queued", 0)
         assert bench.submissions() == []
         assert await at.due(order.id) is not None, "its lease brings it back"
+
+
+async def test_a_job_whose_input_is_gone_ends_and_gives_its_slot_back(bench: Bench) -> None:
+    async with bench.steps() as at:
+        order = order_of("a lighthouse")
+        kept = {"key": layout.input_key(order.id, "image_prompt.png")}
+        await at.house.desk.store.create(replace(order, request={**order.request, "image_prompt": kept}))
+        job = await at.submit(order.id)
+        assert (job.status, code(job), await at.slots()) == ("failed", "record_corrupt", 0)
+        assert bench.submissions() == []
