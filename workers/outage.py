@@ -2,7 +2,7 @@
 
 from typing import Final
 
-PROBE_MS: Final = 5_000
+PROBE_MS: Final = 2_000
 
 
 class Outage:

@@ -27,6 +27,6 @@ SUBMIT: Final = Backoff(base_s=2.0, cap_s=60.0, floor_s=0.5)
 PULLS_MOST: Final = 3  # broken images, of one job
 PULL: Final = Backoff(base_s=1.0, cap_s=15.0)  # a URL lives ten minutes: no wait may eat much of that
 STORE: Final = Backoff(base_s=1.0, cap_s=15.0)
-SPOOLED: Final = Backoff(base_s=15.0, cap_s=15.0, floor_s=2.0)  # safe on disk: no hurry, but done soon after an outage
+SPOOLED: Final = Backoff(base_s=3.0, cap_s=3.0, floor_s=0.5)  # safe on disk, and done soon after an outage
 THROTTLED_S: Final = 2.0  # a 429 that does not say how long
 REDIS_PATIENCE_S: Final = 120.0  # how long a step keeps a fact in hand while Redis is away
