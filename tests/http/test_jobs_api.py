@@ -351,4 +351,4 @@ async def test_a_job_that_no_replica_confirmed_is_503_with_its_id(redis_url: str
             answer = await alice.post("/v1/jobs", json=ORDER, headers=key)
             assert (answer.status_code, answer.json()["code"]) == (503, "durability_unconfirmed")
             again = await alice.post("/v1/jobs", json=ORDER, headers=key)
-            assert again.json()["id"] == answer.json()["job_id"]
+            assert again.json()["job_id"] == answer.json()["job_id"]

@@ -102,7 +102,7 @@ def all_gone(children: dict[str, psutil.Process]) -> bool:
 def test_the_printed_line_makes_a_picture_that_the_next_run_still_has(tmp_path: Path) -> None:
     local, port = tmp_path / "local", free_port()
     with running(local, port) as first:
-        assert first.await_line("console").split()[-1] == f"http://{LOOPBACK}:{port}"
+        assert first.await_line("service  ").split()[-1] == f"http://{LOOPBACK}:{port}"
         line = first.await_line("job=")
         first.await_line("Ctrl-C stops everything")
         subprocess.run(["sh", "-c", line], cwd=tmp_path, check=True, timeout=PASTED_S)
