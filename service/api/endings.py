@@ -22,7 +22,7 @@ from service.storage.store import Outcome
 
 BUSY_S: Final = 120.0  # a step that still ran when its job was deleted has surely ended by then
 TRIES: Final = 5  # a record that moves under us this often in a second is left to its worker
-_FLAGS: Final = {"true": True, "1": True, "": True, "false": False, "0": False}
+_FLAGS: Final = {"true": True, "false": False}  # nothing else: a `?rerun=` left empty must not buy
 
 
 class Endings:
@@ -97,7 +97,7 @@ def moving() -> ProblemError:
 
 
 def _flag(request: Request, name: str) -> bool:
-    value = _FLAGS.get(request.query_params.get(name, "false").lower())
+    value = _FLAGS.get(request.query_params.get(name, "false"))
     if value is None:
         raise invalid_parameter(name, "Should be true or false")
     return value

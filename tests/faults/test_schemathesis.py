@@ -21,7 +21,7 @@ COMMAND: Final = Path(sys.executable).with_name("schemathesis")
 # The stream of a job that waits, and that of a caller, have no end; tests/http/test_events.py reads them.
 ENDLESS: Final = ("streamJob", "streamEvents")
 OURS: Final = "positive_data_acceptance"  # schemathesis_hooks.py asks the same, with its exceptions
-SEED: Final = 7  # of the small run, which is the same each time
+SEED: Final = 7  # of the small run, which is the same each time: one worker, no --workers
 SMALL: Final = ("--phases", "coverage,fuzzing", "--max-examples", "10")
 WITHIN_S: Final = 120.0
 LARGE: Final = ("--phases", "examples,coverage,fuzzing,stateful", "--max-examples", "200")
@@ -54,7 +54,7 @@ def test_the_document_is_kept_to_at_length(service: HttpProcess, tmp_path: Path)
 def examined(service: HttpProcess, folder: Path, seed: int, extent: tuple[str, ...], within_s: float) -> None:
     """It finds nothing, and the service has logged nothing."""
     excluded = [word for name in ENDLESS for word in ("--exclude-operation-id", name)]
-    argv = [str(COMMAND), "--no-color", "run", f"{service.url}/openapi.json", "--seed", str(seed), "--workers", "2"]
+    argv = [str(COMMAND), "--no-color", "run", f"{service.url}/openapi.json", "--seed", str(seed)]
     argv += ["-H", f"Authorization: {bearer('alice')['Authorization']}", "--exclude-checks", OURS, *excluded, *extent]
     hooks = {"SCHEMATHESIS_HOOKS": "tests.faults.schemathesis_hooks", "PYTHONPATH": str(ROOT), "NO_PROXY": "*"}
     run = subprocess.run(
