@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from service.domain.job import Status
-from service.storage.store import Callbacks, Figures
+from service.storage.terms import Callbacks, Figures
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, which nobody reads

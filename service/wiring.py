@@ -3,7 +3,7 @@
 from service.domain import catalogue
 from service.settings import Settings
 from service.storage.objects import BucketConfig
-from service.storage.store import Limits
+from service.storage.terms import Limits
 
 
 def limits(settings: Settings, *, replicas_timeout_s: float = 1.0) -> Limits:

@@ -8,7 +8,8 @@ from service.clock import Clock
 from service.domain.job import Queue
 from service.storage.connection import RedisError
 from service.storage.desk import Desk
-from service.storage.store import Claim, Store
+from service.storage.store import Store
+from service.storage.terms import Claim
 from workers.patience import cut
 
 

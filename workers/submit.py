@@ -33,7 +33,7 @@ from service.domain.job import FoundBy, Job, Queue, Status
 from service.storage.bucket import Bucket
 from service.storage.desk import Desk
 from service.storage.objects import BucketRefused, BucketUnavailable
-from service.storage.store import Claim, Outcome
+from service.storage.terms import Claim, Outcome
 from service.tokens import CallbackKeys
 from workers import retry
 from workers.flux import Flux

@@ -17,7 +17,7 @@ from service.storage.bucket import Bucket
 from service.storage.connection import RedisError
 from service.storage.desk import Desk
 from service.storage.objects import BucketError
-from service.storage.store import STORAGE, Bell
+from service.storage.terms import STORAGE, Bell
 from workers.close import Closer
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from service.clock import Clock
 from service.storage.connection import RedisError
 from service.storage.desk import Desk
 from service.storage.record import CorruptRecord, NewerRecord
-from service.storage.store import STORAGE
+from service.storage.terms import STORAGE
 from workers.spool import Spool
 
 BEAT_S: Final = 5.0  # 30 s without a beat, and nobody serves the spool

@@ -10,7 +10,8 @@ from typing import Final
 
 from service.clock import Clock
 from service.domain import catalogue
-from service.storage.store import LOST_SHARE_MOST, Store
+from service.storage.store import Store
+from service.storage.terms import LOST_SHARE_MOST
 
 SAMPLES_LEAST: Final = 5
 CACHE_S: Final = 3.0

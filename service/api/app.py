@@ -45,7 +45,8 @@ from service.storage.connection import connect, connect_sync
 from service.storage.desk import Desk
 from service.storage.objects import BucketError
 from service.storage.record import CorruptRecord, NewerRecord
-from service.storage.store import LOST_SHARE_MOST, Store
+from service.storage.store import Store
+from service.storage.terms import LOST_SHARE_MOST
 from service.tokens import ApiTokens, CallbackKeys
 from service.wiring import bucket_config, limits
 

@@ -18,7 +18,7 @@ from service.domain.job import Job
 from service.domain.successor import successor
 from service.domain.view import view
 from service.storage.desk import Desk
-from service.storage.store import Outcome
+from service.storage.terms import Outcome
 
 BUSY_S: Final = 120.0  # a step that still ran when its job was deleted has surely ended by then
 TRIES: Final = 5  # a record that moves under us this often in a second is left to its worker

@@ -23,7 +23,8 @@ from service.api.reader import ALL, Crowded, Reader, order
 from service.domain.instants import rfc3339
 from service.domain.job import ENDED
 from service.storage.connection import RedisError
-from service.storage.store import Entry, Store
+from service.storage.store import Store
+from service.storage.terms import Entry
 
 HEARTBEAT_S: Final = 15.0
 EVENT_ID: Final = re.compile(r"[0-9]{1,19}-[0-9]{1,19}")

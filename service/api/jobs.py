@@ -25,7 +25,8 @@ from service.domain.view import view
 from service.storage.bucket import Bucket
 from service.storage.connection import RedisError
 from service.storage.desk import Desk
-from service.storage.store import Idempotency, Outcome, Store, Unconfirmed, Written
+from service.storage.store import Store
+from service.storage.terms import Idempotency, Outcome, Unconfirmed, Written
 
 IDEMPOTENCY_KEY_CHARS_MAX: Final = 255
 FULL_RETRY_AFTER_S: Final = 10

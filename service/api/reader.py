@@ -12,7 +12,8 @@ from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from service.storage.connection import RedisError
-from service.storage.store import Entry, Store
+from service.storage.store import Store
+from service.storage.terms import Entry
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from service.domain.layout import valid_id
 from service.metrics import Metrics
 from service.storage.desk import Desk
 from service.storage.record import CorruptRecord, NewerRecord
-from service.storage.store import Outcome
+from service.storage.terms import Outcome
 from service.tokens import CallbackKeys, Proof, VerifiedToken
 
 log = logging.getLogger(__name__)

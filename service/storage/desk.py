@@ -17,7 +17,8 @@ from service.domain.job import Job, Queue
 from service.domain.lifecycle import Change, decide
 from service.storage.connection import RedisError
 from service.storage.record import CorruptRecord, NewerRecord
-from service.storage.store import Bell, Claim, Outcome, Store, Unconfirmed, Written
+from service.storage.store import Store
+from service.storage.terms import Bell, Claim, Outcome, Unconfirmed, Written
 
 T = TypeVar("T")
 

@@ -34,7 +34,7 @@ class Crashed:
 
 
 class Quarantine:
-    """The verbs of `store.lua` that speak of processes and suspects; each is guarded like any other write."""
+    """The verbs of `the script` that speak of processes and suspects; each is guarded like any other write."""
 
     def __init__(self, run: Run) -> None:
         self._run = run

@@ -9,7 +9,8 @@ from service.domain import events as e
 from service.domain.job import FoundBy, Job
 from service.domain.lifecycle import decide
 from service.storage.connection import AsyncRedis
-from service.storage.store import Limits, Store
+from service.storage.store import Store
+from service.storage.terms import Limits
 from workers.timing import Timing
 
 pytestmark = pytest.mark.anyio

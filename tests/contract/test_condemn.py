@@ -13,7 +13,8 @@ from service.domain.lifecycle import decide
 from service.storage import record
 from service.storage.connection import AsyncRedis
 from service.storage.desk import NEWER_AGAIN_S, Desk
-from service.storage.store import Limits, Outcome, Store
+from service.storage.store import Store
+from service.storage.terms import Limits, Outcome
 from workers.close import sidecar
 
 pytestmark = pytest.mark.anyio

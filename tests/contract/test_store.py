@@ -11,7 +11,8 @@ from service.domain.job import Image, Job, Priority, Queue, Status
 from service.domain.lifecycle import decide
 from service.storage import record
 from service.storage.connection import AsyncRedis
-from service.storage.store import Idempotency, Limits, Outcome, Store, Unconfirmed
+from service.storage.store import Store
+from service.storage.terms import Idempotency, Limits, Outcome, Unconfirmed
 from tests.sim.memory import Memory, MemoryStore
 
 pytestmark = pytest.mark.anyio

@@ -17,7 +17,8 @@ from service.domain.job import Image, Job, Priority, Queue, Status
 from service.domain.lifecycle import decide
 from service.domain.successor import successor
 from service.storage.connection import connect
-from service.storage.store import Claim, Idempotency, Limits, Store, Written
+from service.storage.store import Store
+from service.storage.terms import Claim, Idempotency, Limits, Written
 from tests.sim.memory import Memory, MemoryStore
 
 HOUR_S = 3600.0

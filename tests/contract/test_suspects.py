@@ -10,7 +10,8 @@ from service.domain.job import Job, Queue
 from service.domain.lifecycle import decide
 from service.storage.connection import AsyncRedis
 from service.storage.quarantine import Crashed, Group
-from service.storage.store import Claim, Limits, Store
+from service.storage.store import Store
+from service.storage.terms import Claim, Limits
 
 pytestmark = pytest.mark.anyio
 

@@ -19,7 +19,8 @@ from service.domain import events, layout
 from service.domain.job import Job, Status
 from service.storage.connection import connect
 from service.storage.desk import Desk
-from service.storage.store import Limits, Store
+from service.storage.store import Store
+from service.storage.terms import Limits
 from service.tokens import CallbackKeys
 from tests.faults.bodies import SAMPLE
 from tests.faults.http_process import KEYS, HttpProcess, bearer, desk_at

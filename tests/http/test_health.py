@@ -14,7 +14,8 @@ import pytest
 
 from deploy.local.ports import free_port
 from service.storage.connection import connect
-from service.storage.store import Limits, Store
+from service.storage.store import Store
+from service.storage.terms import Limits
 from tests.contract.valkey import Valkey
 from tests.serving import PEOPLE, Serving, person, serving
 

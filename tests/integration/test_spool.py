@@ -12,7 +12,8 @@ import pytest
 from deploy.local.stack import Stack
 from service.domain.job import Job
 from service.storage.connection import connect
-from service.storage.store import Limits, Store
+from service.storage.store import Store
+from service.storage.terms import Limits
 from tests.integration.house import House, JobView
 from tests.steps import HOUR_S
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from service.domain.job import Queue
-from service.storage.store import Bell
+from service.storage.terms import Bell
 from tests.steps import Bench
 
 pytest_plugins = ["tests.fixtures_steps"]

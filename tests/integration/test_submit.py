@@ -10,7 +10,7 @@ import pytest
 from service.domain import events, layout
 from service.domain.job import Job, Queue
 from service.secret import Secret
-from service.storage.store import Unconfirmed
+from service.storage.terms import Unconfirmed
 from tests.cutting_proxy import CuttingProxy
 from tests.rehearsal import Mailbox
 from tests.steps import Bench, Steps, comes, order_of

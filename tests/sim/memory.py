@@ -1,4 +1,4 @@
-"""The job store in dicts: `store.lua` said once more in Python, verb by verb, under the real store's own methods.
+"""The job store in dicts: `the script` said once more in Python, verb by verb, under the real store's own methods.
 
 It passes the suite that the store on Valkey passes, and the state machine compares the two entry by entry. Whoever
 changes a verb of the script changes its namesake here, and those tests say whether both still do the same.
@@ -12,16 +12,8 @@ from typing import Any, Final, TypeVar
 
 from service.domain.job import Job, Status
 from service.storage import record
-from service.storage.store import (
-    OVERDUE_S,
-    Callbacks,
-    Entry,
-    Figures,
-    Limits,
-    Store,
-    Unconfirmed,
-    storage_s,
-)
+from service.storage.store import Store
+from service.storage.terms import OVERDUE_S, Callbacks, Entry, Figures, Limits, Unconfirmed, storage_s
 
 T = TypeVar("T")
 Args = Mapping[str, Any]
@@ -90,7 +82,7 @@ class Memory:
     def due(self) -> Zset:
         return self.zsets["due"]
 
-    # ---- verbs: what they say stands in store.lua ---------------------------------------------------------------
+    # ---- verbs: what they say stands in the script ---------------------------------------------------------------
 
     def create(self, a: Args, fields: dict[str, str]) -> Reply:
         if refusal := self._known(a):

@@ -34,7 +34,7 @@ from service.storage.bucket import Bucket
 from service.storage.connection import RedisError
 from service.storage.desk import Desk
 from service.storage.objects import BucketError
-from service.storage.store import Limits
+from service.storage.terms import Limits
 from service.tokens import CallbackKeys
 from tests.sim.bucket import Shelf, SimBucket, digest
 from tests.sim.memory import MemoryStore

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from service.storage.store import Limits
+from service.storage.terms import Limits
 from tests.sim.loop import run
 from tests.sim.provider import Manners
 from tests.sim.staff import Terms

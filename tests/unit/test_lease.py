@@ -8,7 +8,8 @@ import pytest
 
 from service.domain.job import Job
 from service.storage.connection import RedisError
-from service.storage.store import Claim, Limits, Store
+from service.storage.store import Store
+from service.storage.terms import Claim, Limits
 from workers.lease import Lease, renewed
 
 pytestmark = pytest.mark.anyio

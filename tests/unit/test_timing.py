@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.domain import catalogue
-from service.storage.store import LOST_SHARE_MOST, Callbacks, Limits, Store
+from service.storage.store import Store
+from service.storage.terms import LOST_SHARE_MOST, Callbacks, Limits
 from workers.timing import CACHE_S, GAP_LEAST_S, SAMPLES_LEAST, UNKNOWN_SPARE_S, Timing
 
 pytestmark = pytest.mark.anyio

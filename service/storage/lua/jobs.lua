@@ -1,0 +1,165 @@
+-- The writes that make, move and end a job.
+
+local function schedule(id, due_ms, deadline)
+  local at = now + due_ms
+  if deadline and a.deadline_counts then at = math.min(at, deadline) end
+  call('ZADD', P .. 'due', int(at), 'job:' .. id)
+end
+
+-- A new job: its record, indexes, due time, idempotency key and place in the queue.
+-- created | already (the call was sent twice) | replayed, conflict (the key is known) | full | retried | stale
+function verbs.create()
+  if call('EXISTS', P .. 'job:' .. a.id) == 1 then return {'already', int(now), {}} end
+  if a.idem then
+    local known = call('GET', P .. 'idem:' .. a.caller .. ':' .. a.idem)
+    if known then
+      local hash, id = string.match(known, '^(%S+) (%S+)$')
+      return {hash == a.idem_hash and 'replayed' or 'conflict', int(now), {}, id}
+    end
+  end
+  if a.retry_of then
+    local old = call('HMGET', P .. 'job:' .. a.retry_of, 'version', 'retried_by')
+    if old[2] and old[2] ~= '' then return {'retried', int(now), {}, old[2]} end
+    if old[1] ~= a.old_version or not sound(a.retry_of) then return {'stale', int(now), {}} end
+  elseif cfg.backlog_max > 0 and call('ZCARD', P .. 'jobs:queued') >= cfg.backlog_max then
+    return {'full', int(now), {}}
+  end
+  local fields = {unpack(ARGV, 3)}
+  local deadline = a.deadline_ms and now + a.deadline_ms
+  if deadline then fields[#fields + 1] = 'deadline_at'; fields[#fields + 1] = int(deadline) end
+  write(a.id, fields, a.stamps)
+  index(a.id, a.caller, a.batch, nil, a.to)
+  call('ZREM', P .. 'due', 'stage:' .. a.id)
+  if a.idem then
+    call('SET', P .. 'idem:' .. a.caller .. ':' .. a.idem, a.idem_hash .. ' ' .. a.id, 'PX', cfg.idem_ms)
+  end
+  if a.retry_of then
+    local old = P .. 'job:' .. a.retry_of
+    call('HSET', old, 'retried_by', a.id, 'open', '[]')
+    call('HINCRBY', old, 'version', 1)
+    seal(a.retry_of)
+    hold(a.retry_of, a.group, false)
+    if call('HGET', old, 'sidecar') == '1' then -- the purchase was all that it still waited for
+      call('ZREM', P .. 'due', 'job:' .. a.retry_of)
+      call('ZADD', P .. 'ended', int(now), a.retry_of)
+    end
+    for _, task in ipairs(a.tasks) do call('SET', P .. 'task:' .. task, a.id) end
+  end
+  emit(a.id, a.caller, a.batch, nil)
+  if a.to == 'queued' then
+    schedule(a.id, SAFETY_MS, deadline)
+    wait(a.id, a.group, a.priority, a.caller)
+  else
+    schedule(a.id, 0, nil)
+    call('ZADD', P .. 'rung', int(now), 'job:' .. a.id)
+    hold(a.id, a.group, a.holds_slot)
+    if a.expires_at then call('ZADD', P .. 'ripe', int(a.expires_at), a.id) end
+  end
+  return {'created', int(now), admit()}
+end
+
+-- The one write that moves a job. applied | already | stale | gone | corrupt | taken (the provider task is another's)
+function verbs.apply()
+  local key = P .. 'job:' .. a.id
+  local r = call('HMGET', key, 'version', 'seen', 'status', 'caller', 'model', 'group', 'batch_id', 'deadline_at',
+    'spool')
+  if not r[1] then return {'gone', int(now), {}} end
+  local seen = r[2] or ''
+  if string.find(seen, a.event_id, 1, true) then return {'already', int(now), {}} end
+  if r[1] ~= a.version then return {'stale', int(now), {}} end
+  if not sound(a.id) then return {'corrupt', int(now), {}} end
+  if a.own then
+    local owner = call('GET', P .. 'task:' .. a.own)
+    if owner and owner ~= a.id then return {'taken', int(now), {}} end
+    call('SET', P .. 'task:' .. a.own, a.id)
+  end
+  local from, caller, model, group, batch = r[3], r[4], r[5], r[6], r[7]
+  local width = #a.event_id + 1
+  local fields = {unpack(ARGV, 3)}
+  fields[#fields + 1] = 'seen'
+  fields[#fields + 1] = string.sub(seen .. a.event_id .. ',', -width * SEEN)
+  write(a.id, fields, a.stamps)
+  if from ~= a.to then index(a.id, caller, batch, from, a.to) end
+  if a.signal then listen(group) end
+  hold(a.id, group, a.holds_slot)
+  if from == 'queued' and a.to ~= 'queued' then unwait(a.id, group) end
+  place(a.id, r[9])
+  if a.ring then call('ZADD', P .. 'rung', int(now), 'job:' .. a.id) else call('ZREM', P .. 'rung', 'job:' .. a.id) end
+  if a.due_ms then schedule(a.id, a.due_ms, num(r[8]))
+  elseif not a.keep_due then
+    call('ZREM', P .. 'due', 'job:' .. a.id)
+    call('ZADD', P .. 'ended', int(now), a.id)
+  end
+  if a.event == 'ready' and a.to == 'collecting' and from ~= 'collecting' then learn(a.id, model) end
+  emit(a.id, caller, batch, from)
+  return {'applied', int(now), admit()}
+end
+
+-- `own_ms`: how long its provider tasks still count as its own, so that one whose id comes twice is nobody else's.
+local function forget(id, own_ms)
+  local key = P .. 'job:' .. id
+  local r = call('HMGET', key, 'caller', 'batch_id', 'status', 'tasks', 'group')
+  if r[1] and sound(id) then
+    index(id, r[1], r[2], r[3], nil)
+    hold(id, r[5], false)
+    for _, task in pairs(cjson.decode(r[4])) do
+      if call('GET', P .. 'task:' .. task) == id then call('PEXPIRE', P .. 'task:' .. task, own_ms or 0) end
+    end
+  end
+  local holder = call('HGET', P .. 'holders', id)
+  if holder then drop(id, holder) end
+  acquit(id)
+  call('DEL', key, P .. 'log:' .. id)
+  for _, name in ipairs({'due', 'rung'}) do call('ZREM', P .. name, 'job:' .. id) end
+  call('ZREM', P .. 'ended', id)
+  call('ZREM', P .. 'ripe', id)
+  call('ZREM', P .. 'awaited', id)
+end
+
+-- A record that cannot be read ends: failed(record_corrupt), with the fields in ARGV, which are what is sure of it. What
+-- it was is kept aside. One that had nothing left to do just goes: its sidecar in the bucket says what became of it.
+-- condemned | buried | stale (it is not what the caller has read) | gone
+function verbs.condemn()
+  local key = P .. 'job:' .. a.id
+  if call('EXISTS', key) == 0 then return {'gone', int(now), {}} end
+  if digest(a.id) ~= a.digest or sound(a.id) and not a.unreadable then return {'stale', int(now), {}} end
+  local over = call('ZSCORE', P .. 'ended', a.id)
+  call('RENAME', key, P .. 'corrupt:' .. a.id)
+  call('PEXPIRE', P .. 'corrupt:' .. a.id, cfg.tomb_ms)
+  for _, status in ipairs(STATUSES) do index(a.id, a.caller, a.batch, status, nil) end
+  for _, group in ipairs(cfg.groups) do
+    hold(a.id, group, false)
+    unwait(a.id, group)
+  end
+  unplace(a.id)
+  if over then
+    forget(a.id)
+    return {'buried', int(now), {}}
+  end
+  write(a.id, {unpack(ARGV, 3)}, a.stamps)
+  index(a.id, a.caller, a.batch, nil, a.to)
+  schedule(a.id, 0, nil)
+  call('ZADD', P .. 'rung', int(now), 'job:' .. a.id)
+  emit(a.id, a.caller, a.batch, a.from)
+  return {'condemned', int(now), admit()}
+end
+
+-- Records that ended long enough ago leave Redis; the bucket keeps their sidecars.
+function verbs.expire()
+  local ids = call('ZRANGE', P .. 'ended', '-inf', int(now - a.retention_ms), 'BYSCORE', 'LIMIT', 0, a.most)
+  for _, id in ipairs(ids) do forget(id) end
+  return {'expired', int(now), {}, #ids}
+end
+
+-- A caller deletes an ended job: the record goes at once, its objects as due work. buried | stale | gone
+function verbs.bury()
+  local version = call('HGET', P .. 'job:' .. a.id, 'version')
+  if not version then return {'gone', int(now), {}} end
+  if version ~= a.version then return {'stale', int(now), {}} end
+  local busy = call('ZSCORE', P .. 'due', 'job:' .. a.id)
+  forget(a.id, cfg.tomb_ms)
+  call('SET', P .. 'tomb:' .. a.id, a.caller, 'PX', cfg.tomb_ms)
+  -- A step that still runs may write its sidecar once more: erase again when it surely has ended.
+  call('ZADD', P .. 'due', int(now + (busy and a.busy_ms or 0)), 'erase:' .. a.id)
+  return {'buried', int(now), admit()}
+end

@@ -1,0 +1,177 @@
+-- Jobs that were in flight when a process died run apart, in groups that halve, until the one that kills is alone.
+
+local function acquit(id)
+  call('HDEL', P .. 'suspects', id)
+  call('HDEL', P .. 'crashes', id)
+end
+
+local function drop(id, who)
+  call('HDEL', P .. 'inflight:' .. who, id)
+  if call('HGET', P .. 'holders', id) == who then call('HDEL', P .. 'holders', id) end
+end
+
+-- What was in these hands: their leases end then. A due time that something else has set since stands.
+local function let_go(who, at)
+  local held, ids = call('HGETALL', P .. 'inflight:' .. who), {}
+  for i = 1, #held, 2 do
+    ids[#ids + 1] = held[i]
+    if num(call('ZSCORE', P .. 'due', 'job:' .. held[i])) == num(held[i + 1]) then
+      call('ZADD', P .. 'due', int(at), 'job:' .. held[i])
+    end
+    drop(held[i], who)
+  end
+  return ids
+end
+
+-- Those of the jobs whose step is due by then make a group. Of the others the step is over and on record; only a
+-- submission may come again, when its outcome has stayed unknown for its whole wait.
+local function herd(ids, at)
+  local group
+  for _, id in ipairs(ids) do
+    local due = num(call('ZSCORE', P .. 'due', 'job:' .. id))
+    if due and due <= at then
+      group = group or 'g' .. call('INCR', P .. 'grouped')
+      call('HSET', P .. 'suspects', id, group)
+      call('RPUSH', P .. 'group:' .. group, id)
+    elseif due and call('HGET', P .. 'job:' .. id, 'queue') == 'submit' then
+      call('HSET', P .. 'suspects', id, 'submit')
+    else acquit(id) end
+  end
+  if group then call('ZADD', P .. 'groups', int(at), group) end
+end
+
+local function disband(group)
+  call('ZREM', P .. 'groups', group)
+  call('DEL', P .. 'group:' .. group)
+end
+
+-- A suspect is for the process that runs its group, and for no other.
+local function barred(id)
+  local group = call('HGET', P .. 'suspects', id)
+  if a.alone then return group ~= a.alone end
+  if group ~= 'submit' then return group end
+  if a.queue ~= 'submit' then acquit(id) else herd({id}, now) end
+  return a.queue == 'submit'
+end
+
+-- Another process has let the job's lease run out, and its step has not ended: it is dead or stopped, even if it was
+-- not missed yet. What it has let go like this is suspect, or a poison job could walk from process to process.
+local function abandoned(id)
+  local holder = call('HGET', P .. 'holders', id)
+  if a.alone or not a.who or not holder or holder == a.who then return false end
+  local ids = {}
+  for _, held in ipairs(call('HKEYS', P .. 'inflight:' .. holder)) do
+    local due = num(call('ZSCORE', P .. 'due', 'job:' .. held))
+    if due and due <= now then
+      ids[#ids + 1] = held
+      drop(held, holder)
+    end
+  end
+  herd(ids, now)
+  return true
+end
+
+-- The step has ended, well or not, and its process lives. Apart from others, that clears it of suspicion.
+function verbs.release()
+  drop(a.id, a.alone or a.who)
+  if a.alone and call('HGET', P .. 'suspects', a.id) == a.alone then
+    call('LREM', P .. 'group:' .. a.alone, 1, a.id)
+    acquit(a.id)
+    call('ZREM', P .. 'rung', 'job:' .. a.id) -- bells that went out meanwhile led to nothing
+  end
+  return {'released', int(now), {}}
+end
+
+function verbs.beat()
+  call('ZADD', P .. 'procs', int(now), a.who)
+  return {'beaten', int(now), {}}
+end
+
+-- The process ends of its own will: nobody is suspect.
+function verbs.leave()
+  call('ZREM', P .. 'procs', a.who)
+  for _, id in ipairs(call('HKEYS', P .. 'inflight:' .. a.who)) do drop(id, a.who) end
+  return {'left', int(now), {}}
+end
+
+-- Processes whose beat has stopped are dead, and what they had in flight is suspect: {process, …}. While nobody could
+-- look (Redis was away, say), nobody could beat either: the time counts from when looking began again.
+function verbs.reap()
+  local seen = call('HMGET', P .. 'watch', 'since', 'last')
+  local since, last = num(seen[1]), num(seen[2])
+  if not since or now - last > a.lost_ms / 2 then since = now end
+  call('HSET', P .. 'watch', 'since', int(since), 'last', int(now))
+  if now - since < a.lost_ms then return {'watched', int(now), {}, {}} end
+  local dead = call('ZRANGE', P .. 'procs', '-inf', int(now - a.lost_ms), 'BYSCORE')
+  for _, who in ipairs(dead) do
+    local ids = {}
+    for _, id in ipairs(let_go(who, now)) do
+      local group = call('HGET', P .. 'suspects', id)
+      if not group or group == 'submit' then ids[#ids + 1] = id end
+    end
+    herd(ids, now)
+    call('ZREM', P .. 'procs', who)
+  end
+  return {'watched', int(now), {}, dead}
+end
+
+-- A group of suspects that is due, under a lease. Whoever ran it before is dead. isolated | none
+function verbs.isolate()
+  local group = call('ZRANGE', P .. 'groups', '-inf', int(now), 'BYSCORE', 'LIMIT', 0, 1)[1]
+  if not group then return {'none', int(now), {}} end
+  let_go(group, now)
+  call('ZADD', P .. 'groups', int(now + a.lease_ms), group)
+  return {'isolated', int(now), {}, group, int(now + a.lease_ms), call('LRANGE', P .. 'group:' .. group, 0, -1)}
+end
+
+local function ours() return num(call('ZSCORE', P .. 'groups', a.group)) == a.lease_end end
+
+-- The group's lease goes on, or with a short one it is given back. renewed | lost
+function verbs.keep()
+  if not ours() then return {'lost', int(now), {}} end
+  call('ZADD', P .. 'groups', int(now + a.lease_ms), a.group)
+  return {'renewed', int(now), {}, int(now + a.lease_ms)}
+end
+
+-- The group's process has ended well: so are all that are still in it. cleared | lost
+function verbs.clear()
+  if not ours() then return {'lost', int(now), {}} end
+  let_go(a.group, now)
+  for _, id in ipairs(call('LRANGE', P .. 'group:' .. a.group, 0, -1)) do
+    acquit(id)
+    call('ZREM', P .. 'rung', 'job:' .. id)
+  end
+  disband(a.group)
+  return {'cleared', int(now), {}}
+end
+
+-- Whatever comes of this job, it is no suspect any more. acquitted
+function verbs.acquit()
+  local group = call('HGET', P .. 'suspects', a.id)
+  if group then call('LREM', P .. 'group:' .. group, 1, a.id) end
+  if group and call('EXISTS', P .. 'group:' .. group) == 0 then disband(group) end
+  acquit(a.id)
+  return {'acquitted', int(now), {}}
+end
+
+-- The group's process has crashed. Several: each half runs apart, at once. One: its crashes are counted, and it waits.
+-- halved | alone | cleared (all had ended before) | lost
+function verbs.blame()
+  if not ours() then return {'lost', int(now), {}} end
+  local ids = call('LRANGE', P .. 'group:' .. a.group, 0, -1)
+  if #ids == 1 then
+    local crashes = call('HINCRBY', P .. 'crashes', ids[1], 1)
+    local at = now + a.waits_ms[math.min(crashes, #a.waits_ms)]
+    let_go(a.group, crashes > #a.waits_ms and now or at) -- after the last try it is the caller's to end
+    disband(a.group)
+    herd(ids, at)
+    return {'alone', int(now), {}, ids[1], crashes}
+  end
+  let_go(a.group, now)
+  disband(a.group)
+  local halves = {{}, {}}
+  for i, id in ipairs(ids) do table.insert(halves[i <= #ids / 2 and 1 or 2], id) end
+  herd(halves[1], now)
+  herd(halves[2], now)
+  return {#ids > 0 and 'halved' or 'cleared', int(now), {}}
+end
