@@ -16,6 +16,7 @@ from service.domain.job import Job, Queue, Status
 from service.domain.lifecycle import KEEP, Change
 from service.storage import record
 from service.storage.connection import AsyncRedis, ResponseError
+from service.storage.newborn import newborn, queue_of
 from service.storage.quarantine import Quarantine
 from service.storage.script import SCRIPT, SHA
 from service.storage.terms import (
@@ -94,30 +95,15 @@ class Store:
         `takes_over`: the job that this one retries; its provider tasks and its slot become the new job's.
         Raises Unconfirmed when the record is there but too few replicas said so.
         """
-        queue = Queue.SUBMIT if job.status is Status.QUEUED else Queue.COLLECT
-        group = job.model if job.model in self.limits.caps else ""
-        arguments = {
-            "id": job.id,
-            "caller": job.caller,
-            "batch": job.batch_id or "",
-            "group": group,
-            "priority": job.priority,
-            "event": "created",
-            "to": job.status,
-            "stamps": [name for name in ("created_at", "finished_at") if name == "created_at" or job.ended],
-            "deadline_ms": _ms(deadline_s),
-            "deadline_counts": not job.ended,
+        arguments, fields = newborn(job, self.limits.caps, deadline_s)
+        arguments |= {
             "idem": idempotency and idempotency.key,
             "idem_hash": idempotency and idempotency.body,
             "retry_of": takes_over and takes_over.id,
             "old_version": takes_over and str(takes_over.version),
-            "tasks": list(job.tasks.values()),
-            "holds_slot": bool(job.open),
-            "expires_at": job.result_expires_at or 0 if job.status is Status.COLLECTING else None,
         }
-        fields = record.fresh(job) | {"group": group, "queue": queue}
         reply = await self._run("create", arguments, fields, confirm=True)
-        bells = (*_own_bell(queue, job), *_submits(reply[2])) if reply[0] == "created" else ()
+        bells = (*_own_bell(job), *_submits(reply[2])) if reply[0] == "created" else ()
         return Written(Outcome(reply[0]), int(reply[1]), reply[3] if len(reply) > 3 else job.id, bells)
 
     async def apply(self, change: Change, event_id: str, *, confirm: bool = False) -> Written:
@@ -441,9 +427,9 @@ class Store:
         return f"{self._prefix}{kind}:{id_}"
 
 
-def _own_bell(queue: Queue, job: Job) -> tuple[Bell, ...]:
+def _own_bell(job: Job) -> tuple[Bell, ...]:
     """A new job that waits for a slot is rung by admission; one that begins further on is looked at at once."""
-    return () if job.status is Status.QUEUED else (Bell(queue, job.id),)
+    return () if job.status is Status.QUEUED else (Bell(queue_of(job), job.id),)
 
 
 def _submits(ids: Sequence[str]) -> tuple[Bell, ...]:

@@ -19,7 +19,14 @@
 --   jobs[@caller][:status], jobs#batch[:status]   zset of ids, for lists (ids are time-ordered)
 --   task:{provider id}  string  the job that owns a provider task
 --   idem:{caller}:{key} string  "{hash of the body} {job id}"
---   ended               zset    jobs with nothing left to do → since when; the sweep forgets them after the retention
+--   batch:{id}          hash    the record of a batch; `staging` until it is whole, with `marked` nothing is left to do
+--   lines:{batch}       list    what is not a job yet: JSON of arguments and fields, or ids of jobs to be retried
+--   inputs:{batch}      list    jobs of an upload whose input images are in the bucket
+--   closed:{batch}      set     its jobs that ended, with a sidecar or deleted
+--   upload:{caller}:{key} string the batch that is being uploaded under an idempotency key; expires with its lease
+--   folded              string  lines of sealed batches that are not jobs yet
+--   batches[@caller]    zset    ids of batches, for lists
+--   ended               zset    jobs and batches with nothing left to do → since when; the sweep forgets them after the retention
 --   tomb:{id}           string  the caller of a deleted job
 --   procs               zset    worker processes → their last beat; `watch`, hash: since when somebody looks at them
 --   inflight:{who}      hash    the jobs in the hands of a process, or of a group → the end of the lease it was given

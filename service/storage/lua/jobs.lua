@@ -6,6 +6,53 @@ local function schedule(id, due_ms, deadline)
   call('ZADD', P .. 'due', int(at), 'job:' .. id)
 end
 
+-- The last job of a batch is closed: its sidecar is written, or it was deleted. Then the batch is due.
+local function close(id, batch)
+  if not batch or batch == '' then return end
+  local r = call('HMGET', P .. 'batch:' .. batch, 'total', 'marked')
+  if not r[1] or r[2] == '1' then return end
+  call('SADD', P .. 'closed:' .. batch, id)
+  if call('SCARD', P .. 'closed:' .. batch) >= num(r[1]) then call('ZADD', P .. 'due', int(now), 'batch:' .. batch) end
+end
+
+-- The old job hands over its purchase and its slot to the one that retries it.
+local function hand_over()
+  local old = P .. 'job:' .. a.retry_of
+  call('HSET', old, 'retried_by', a.id, 'open', '[]')
+  call('HINCRBY', old, 'version', 1)
+  seal(a.retry_of)
+  hold(a.retry_of, a.group, false)
+  if call('HGET', old, 'sidecar') == '1' then -- the purchase was all that it still waited for
+    call('ZREM', P .. 'due', 'job:' .. a.retry_of)
+    call('ZADD', P .. 'ended', int(now), a.retry_of)
+  end
+  for _, task in ipairs(a.tasks) do call('SET', P .. 'task:' .. task, a.id) end
+end
+
+-- What a job begins with: its record, its place in the indexes, and what is looked at next. Its deadline counts from
+-- when it was accepted.
+local function born(fields, accepted)
+  local deadline = a.deadline_ms and accepted + a.deadline_ms
+  if deadline then fields[#fields + 1] = 'deadline_at'; fields[#fields + 1] = int(deadline) end
+  write(a.id, fields, a.stamps)
+  index(a.id, a.caller, a.batch, nil, a.to)
+  call('ZREM', P .. 'due', 'stage:' .. a.id)
+  if a.retry_of then hand_over() end
+  emit(a.id, a.caller, a.batch, nil)
+  if a.to == 'queued' then
+    schedule(a.id, SAFETY_MS, deadline)
+    wait(a.id, a.group, a.priority, a.caller)
+  else
+    schedule(a.id, 0, nil)
+    call('ZADD', P .. 'rung', int(now), 'job:' .. a.id)
+    hold(a.id, a.group, a.holds_slot)
+    if a.expires_at then call('ZADD', P .. 'ripe', int(a.expires_at), a.id) end
+  end
+end
+
+-- How many jobs wait for a slot, with those of sealed batches that are not jobs yet.
+local function backlog() return call('ZCARD', P .. 'jobs:queued') + (num(call('GET', P .. 'folded')) or 0) end
+
 -- A new job: its record, indexes, due time, idempotency key and place in the queue.
 -- created | already (the call was sent twice) | replayed, conflict (the key is known) | full | retried | stale
 function verbs.create()
@@ -21,40 +68,13 @@ function verbs.create()
     local old = call('HMGET', P .. 'job:' .. a.retry_of, 'version', 'retried_by')
     if old[2] and old[2] ~= '' then return {'retried', int(now), {}, old[2]} end
     if old[1] ~= a.old_version or not sound(a.retry_of) then return {'stale', int(now), {}} end
-  elseif cfg.backlog_max > 0 and call('ZCARD', P .. 'jobs:queued') >= cfg.backlog_max then
+  elseif cfg.backlog_max > 0 and backlog() >= cfg.backlog_max then
     return {'full', int(now), {}}
   end
-  local fields = {unpack(ARGV, 3)}
-  local deadline = a.deadline_ms and now + a.deadline_ms
-  if deadline then fields[#fields + 1] = 'deadline_at'; fields[#fields + 1] = int(deadline) end
-  write(a.id, fields, a.stamps)
-  index(a.id, a.caller, a.batch, nil, a.to)
-  call('ZREM', P .. 'due', 'stage:' .. a.id)
   if a.idem then
     call('SET', P .. 'idem:' .. a.caller .. ':' .. a.idem, a.idem_hash .. ' ' .. a.id, 'PX', cfg.idem_ms)
   end
-  if a.retry_of then
-    local old = P .. 'job:' .. a.retry_of
-    call('HSET', old, 'retried_by', a.id, 'open', '[]')
-    call('HINCRBY', old, 'version', 1)
-    seal(a.retry_of)
-    hold(a.retry_of, a.group, false)
-    if call('HGET', old, 'sidecar') == '1' then -- the purchase was all that it still waited for
-      call('ZREM', P .. 'due', 'job:' .. a.retry_of)
-      call('ZADD', P .. 'ended', int(now), a.retry_of)
-    end
-    for _, task in ipairs(a.tasks) do call('SET', P .. 'task:' .. task, a.id) end
-  end
-  emit(a.id, a.caller, a.batch, nil)
-  if a.to == 'queued' then
-    schedule(a.id, SAFETY_MS, deadline)
-    wait(a.id, a.group, a.priority, a.caller)
-  else
-    schedule(a.id, 0, nil)
-    call('ZADD', P .. 'rung', int(now), 'job:' .. a.id)
-    hold(a.id, a.group, a.holds_slot)
-    if a.expires_at then call('ZADD', P .. 'ripe', int(a.expires_at), a.id) end
-  end
+  born({unpack(ARGV, 3)}, now)
   return {'created', int(now), admit()}
 end
 
@@ -90,6 +110,7 @@ function verbs.apply()
     call('ZREM', P .. 'due', 'job:' .. a.id)
     call('ZADD', P .. 'ended', int(now), a.id)
   end
+  if a.event == 'sidecar_written' then close(a.id, batch) end
   if a.event == 'ready' and a.to == 'collecting' and from ~= 'collecting' then learn(a.id, model) end
   emit(a.id, caller, batch, from)
   return {'applied', int(now), admit()}
@@ -100,6 +121,7 @@ local function forget(id, own_ms)
   local key = P .. 'job:' .. id
   local r = call('HMGET', key, 'caller', 'batch_id', 'status', 'tasks', 'group')
   if r[1] and sound(id) then
+    close(id, r[2])
     index(id, r[1], r[2], r[3], nil)
     hold(id, r[5], false)
     for _, task in pairs(cjson.decode(r[4])) do
@@ -144,10 +166,27 @@ function verbs.condemn()
   return {'condemned', int(now), admit()}
 end
 
+-- A running batch still needs the record, for its manifest.
+local function outlived(id)
+  local batch = call('HGET', P .. 'job:' .. id, 'batch_id')
+  return batch and batch ~= '' and call('SISMEMBER', P .. 'closed:' .. batch, id) == 1
+end
+
+local function forget_batch(id)
+  local caller = call('HGET', P .. 'batch:' .. id, 'caller')
+  call('DEL', P .. 'batch:' .. id)
+  for _, name in ipairs({'batches', 'batches@' .. (caller or '')}) do call('ZREM', P .. name, id) end
+  call('ZREM', P .. 'ended', id)
+end
+
 -- Records that ended long enough ago leave Redis; the bucket keeps their sidecars.
 function verbs.expire()
   local ids = call('ZRANGE', P .. 'ended', '-inf', int(now - a.retention_ms), 'BYSCORE', 'LIMIT', 0, a.most)
-  for _, id in ipairs(ids) do forget(id) end
+  for _, id in ipairs(ids) do
+    if string.sub(id, 1, 6) == 'batch_' then forget_batch(id)
+    elseif outlived(id) then call('ZADD', P .. 'ended', int(now), id)
+    else forget(id) end
+  end
   return {'expired', int(now), {}, #ids}
 end
 
