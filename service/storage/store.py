@@ -15,6 +15,7 @@ from service.domain.events import NOW
 from service.domain.job import Job, Queue, Status
 from service.domain.lifecycle import KEEP, Change
 from service.storage import record
+from service.storage.batches import Batches
 from service.storage.connection import AsyncRedis, ResponseError
 from service.storage.newborn import newborn, queue_of
 from service.storage.quarantine import Quarantine
@@ -39,7 +40,7 @@ PREFIX: Final = "dr1:"  # counted up if the keys ever change their meaning
 
 READY_KEPT_MS: Final = 60_000  # of a key that is only there to be written
 # What is on record now, by this call or by one before it, whose caller may not have heard that replicas have it.
-_WRITTEN: Final = frozenset({"created", "applied", "already", "replayed", "retried"})
+_WRITTEN: Final = frozenset({"created", "applied", "already", "replayed", "retried", "enrolled"})
 
 
 class Store:
@@ -65,6 +66,7 @@ class Store:
         self._uid = uid
         self.spool = spool
         self.quarantine = Quarantine(self._run)
+        self.batches = Batches(self._run, limits.caps, _submits)
         self.limits = limits
         self._config = {
             "cap": limits.max_in_flight,
@@ -393,11 +395,18 @@ class Store:
     # ---- the script ----------------------------------------------------------------------------------------------
 
     async def _run(
-        self, verb: str, arguments: Mapping[str, Any], fields: Mapping[str, Any] | None = None, *, confirm: bool = False
+        self,
+        verb: str,
+        arguments: Mapping[str, Any],
+        fields: Mapping[str, Any] | None = None,
+        *,
+        confirm: bool = False,
+        words: Sequence[str] = (),
     ) -> list[Any]:
+        """`words` follow the fields, as they are."""
         told = {name: value for name, value in arguments.items() if value is not None}
         told |= {"cfg": self._config, "by": self._actor} | ({"who": self._uid} if self._uid else {})
-        argv = [verb, record.compact(told), *record.write(fields or {})]
+        argv = [verb, record.compact(told), *record.write(fields or {}), *words]
         try:
             reply = await self._evaluate("EVALSHA", SHA, argv, confirm=confirm)
         except ResponseError as error:

@@ -6,7 +6,7 @@ changes a verb of the script changes its namesake here, and those tests say whet
 
 import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -14,6 +14,7 @@ from service.domain.job import Job, Status
 from service.storage import record
 from service.storage.store import Store
 from service.storage.terms import OVERDUE_S, Callbacks, Entry, Figures, Limits, Unconfirmed, storage_s
+from tests.sim.memory_batches import Batched, Zset
 
 T = TypeVar("T")
 Args = Mapping[str, Any]
@@ -34,21 +35,11 @@ ADMIT_AT_ONCE: Final = 100
 TAKEN_MOST: Final = 299
 FOUND_MOST: Final = 200
 WEIGHT: Final = {"high": 16, "normal": 4, "low": 1}
-WRITTEN: Final = frozenset({"created", "applied", "already"})
-
-
-class Zset(dict[str, float]):
-    """Members by score, then by name."""
-
-    def upto(self, most: float) -> list[str]:
-        return [member for _, member in sorted((score, member) for member, score in self.items() if score <= most)]
-
-    def first(self) -> tuple[float, str] | None:
-        return min(((score, member) for member, score in self.items()), default=None)
+WRITTEN: Final = frozenset({"created", "applied", "already", "enrolled"})
 
 
 @dataclass
-class Memory:
+class Memory(Batched):
     """What Redis holds. `now_ms` is its own clock; `replicas` is how many confirm a write.
 
     `watch` is told the id of each job that was written, after the write.
@@ -87,14 +78,20 @@ class Memory:
     def create(self, a: Args, fields: dict[str, str]) -> Reply:
         if refusal := self._known(a):
             return refusal
-        deadline = self.now + a["deadline_ms"] if "deadline_ms" in a else None
+        if "idem" in a:
+            self.keys[a["caller"], a["idem"]] = (a["idem_hash"], a["id"], self.now + self.cfg["idem_ms"])
+        self._born(a, fields, self.now)
+        admitted = self._admit()
+        self.watch(a["id"])
+        return ["created", self.now, admitted]
+
+    def _born(self, a: Args, fields: dict[str, str], accepted: int) -> None:
+        deadline = accepted + a["deadline_ms"] if "deadline_ms" in a else None
         if deadline is not None:
             fields["deadline_at"] = str(deadline)
         self._write(a["id"], fields, a["stamps"])
         self._index(a["id"], a["caller"], a["batch"], None, a["to"])
         self.due.pop("stage:" + a["id"], None)
-        if "idem" in a:
-            self.keys[a["caller"], a["idem"]] = (a["idem_hash"], a["id"], self.now + self.cfg["idem_ms"])
         if "retry_of" in a:
             self._hand_over(a)
         self._emit(a, a["caller"], a["batch"], None)
@@ -107,9 +104,6 @@ class Memory:
             self._hold(a["id"], a["group"], a["holds_slot"])
             if "expires_at" in a:
                 self.zsets["ripe"][a["id"]] = a["expires_at"]
-        admitted = self._admit()
-        self.watch(a["id"])
-        return ["created", self.now, admitted]
 
     def _known(self, a: Args) -> Reply | None:
         if a["id"] in self.jobs:
@@ -123,7 +117,7 @@ class Memory:
                 return ["retried", self.now, [], old["retried_by"]]
             return None if old.get("version") == a["old_version"] else ["stale", self.now, []]
         backlog = self.cfg["backlog_max"]
-        return ["full", self.now, []] if 0 < backlog <= len(self.zsets["jobs:queued"]) else None
+        return ["full", self.now, []] if 0 < backlog <= self.backlog() else None
 
     def _hand_over(self, a: Args) -> None:
         old = a["retry_of"]
@@ -152,6 +146,8 @@ class Memory:
         if was == "queued" and a["to"] != "queued":
             self._unwait(a["id"], group)
         self._place(a, row, lay)
+        if a["event"] == "sidecar_written":
+            self._close(a["id"], batch)
         if a["event"] == "ready" and a["to"] == "collecting" and was != "collecting":
             self._learn(a["id"], row)
         self._emit(a, caller, batch, was)
@@ -326,7 +322,12 @@ class Memory:
     def expire(self, a: Args, _: object) -> Reply:
         ids = self.zsets["ended"].upto(self.now - a["retention_ms"])[: a["most"]]
         for job_id in ids:
-            self._forget(job_id)
+            if job_id.startswith("batch_"):
+                self._forget_batch(job_id)
+            elif job_id in self.closed.get(self.jobs.get(job_id, {}).get("batch_id", ""), ()):
+                self.zsets["ended"][job_id] = self.now
+            else:
+                self._forget(job_id)
         return ["expired", self.now, [], len(ids)]
 
     def reap(self, _: object, __: object) -> Reply:
@@ -379,6 +380,11 @@ class Memory:
         self.events.append(entry)
         self.logs[a["id"]] = [*self.logs.get(a["id"], []), entry][-LOG_LENGTH:]
 
+    def _announce(self, a: Args, row: Mapping[str, str], was: str) -> None:
+        told = {"id": a["id"], "batch_id": a["id"], "caller": row["caller"], "status": row["status"], "from": was}
+        told |= {"reason": "marked", "at": str(self.now), "by": a["by"]}
+        self.events.append(Entry(self._next_eid(), told))
+
     def _next_eid(self) -> str:
         ms, _, n = self.events[-1].eid.partition("-") if self.events else ("0", "", "0")
         return f"{self.now}-0" if self.now > int(ms) else f"{ms}-{int(n) + 1}"
@@ -408,6 +414,7 @@ class Memory:
         row = self.jobs.pop(job_id, None)
         self.logs.pop(job_id, None)
         if row:
+            self._close(job_id, row["batch_id"])
             self._index(job_id, row["caller"], row["batch_id"], row["status"], None)
             self._hold(job_id, row["group"], holds=False)
             for task in json.loads(row["tasks"]).values():
@@ -554,12 +561,18 @@ class MemoryStore(Store):
         self._read: dict[str, tuple[str, Job]] = {}
 
     async def _run(
-        self, verb: str, arguments: Args, fields: Mapping[str, Any] | None = None, *, confirm: bool = False
+        self,
+        verb: str,
+        arguments: Args,
+        fields: Mapping[str, Any] | None = None,
+        *,
+        confirm: bool = False,
+        words: Sequence[str] = (),
     ) -> Reply:
         told = {name: value for name, value in arguments.items() if value is not None}
-        told |= {"cfg": self._config, "by": self._actor}
-        words = list(record.write(fields or {}))
-        written = dict(zip(words[::2], words[1::2], strict=True))
+        told |= {"cfg": self._config, "by": self._actor, "words": list(words)}
+        flat = list(record.write(fields or {}))
+        written = dict(zip(flat[::2], flat[1::2], strict=True))
         reply: Reply = await self._seam(f"store.{verb}", lambda: self.memory.run(verb, told, written))
         if confirm and self.memory.replicas < self.limits.replicas and reply[0] in WRITTEN:
             raise Unconfirmed(f"{self.memory.replicas} of {self.limits.replicas} replicas confirmed the write")

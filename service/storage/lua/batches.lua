@@ -81,6 +81,11 @@ function verbs.discard()
   return {'discarded', int(now), {}}
 end
 
+-- Jobs of an upload whose images are in the bucket, the first `most`.
+function verbs.staged_inputs()
+  return {'told', int(now), {}, call('LRANGE', P .. 'inputs:' .. a.id, 0, a.most - 1)}
+end
+
 -- All that is known of a batch: {record, staged lines left, jobs closed, counts in the order of STATUSES}. seen | none
 function verbs.look()
   local rest = call('LLEN', P .. 'lines:' .. a.id)
