@@ -1,6 +1,8 @@
 """What every process derives from the settings in the same way."""
 
 from service.domain import catalogue
+from service.domain.addresses import HostList
+from service.domain.rules import Rules
 from service.settings import Settings
 from service.storage.objects import BucketConfig
 from service.storage.terms import Limits
@@ -19,6 +21,16 @@ def limits(settings: Settings, *, replicas_timeout_s: float = 1.0) -> Limits:
         spool_lost_s=settings.spool_lost_s,
         replicas=settings.redis_replicas_to_wait,
         replicas_timeout_s=replicas_timeout_s,
+    )
+
+
+def rules(settings: Settings) -> Rules:
+    return Rules(
+        extra_models=frozenset(settings.flux_extra_models),
+        notify_hosts=HostList.parse(settings.notify_hosts, any_public=True),
+        notified=settings.notify_secrets.keys(),
+        max_body_bytes=settings.max_body_bytes,
+        max_input_bytes=settings.input_image_max_bytes,
     )
 
 

@@ -48,7 +48,7 @@ from service.storage.record import CorruptRecord, NewerRecord
 from service.storage.store import Store
 from service.storage.terms import LOST_SHARE_MOST
 from service.tokens import ApiTokens, CallbackKeys
-from service.wiring import bucket_config, limits
+from service.wiring import bucket_config, limits, rules
 
 REDIS_TIMEOUT_S: Final = 0.8  # so that an outage is told within a second
 REDIS_CONNECTIONS: Final = 64  # Valkey commits what comes together in one fsync
@@ -123,7 +123,7 @@ def build(settings: Settings, clock: Clock, bucket: Bucket | None = None) -> Web
 
 
 def _app(parts: Parts, health: Health, lifespan: Any) -> Starlette:
-    orders = _orders(parts.settings)
+    orders = Orders(rules(parts.settings))
     rows = _rows(parts, health, orders)
     cap = partial(_body_limit, parts.settings.max_body_bytes, orders.max_bytes)
     app = Starlette(
@@ -194,16 +194,6 @@ def _api(parts: Parts, orders: Orders) -> list[Row]:
         events.of_caller,
     )
     return [(row, door(endpoint)) for row, endpoint in zip(openapi.API, endpoints, strict=True)]
-
-
-def _orders(settings: Settings) -> Orders:
-    return Orders(
-        extra_models=settings.flux_extra_models,
-        notify_hosts=settings.notify_hosts,
-        notified=settings.notify_secrets.keys(),
-        max_body_bytes=settings.max_body_bytes,
-        max_input_bytes=settings.input_image_max_bytes,
-    )
 
 
 def _checks(parts: Parts) -> dict[str, Check]:

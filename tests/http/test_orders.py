@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 
 from service.api.orders import Orders
 from service.api.problems import ProblemError
+from service.domain.addresses import HostList
+from service.domain.rules import Rules
 
 MAX_BYTES = 2_000
-ORDERS = Orders(
-    extra_models={"flux-own"}, notify_hosts="", notified=(), max_body_bytes=MAX_BYTES, max_input_bytes=10_000
-)
+NOWHERE = HostList.parse("", any_public=True)
+ORDERS = Orders(Rules(frozenset({"flux-own"}), NOWHERE, (), MAX_BYTES, max_input_bytes=10_000))
 ORDER = {"model": "flux-dev", "prompt": "a fox"}
-TINY = Orders(extra_models=(), notify_hosts="", notified=(), max_body_bytes=4, max_input_bytes=8)
+TINY = Orders(Rules(frozenset(), NOWHERE, (), max_body_bytes=4, max_input_bytes=8))
 
 
 def status_of(orders: Orders, body: object) -> int:

@@ -26,8 +26,10 @@ from service.api.reader import Reader
 from service.api.waiting import Waiting
 from service.api.webhooks import Webhooks
 from service.domain import answers
+from service.domain.addresses import HostList
 from service.domain.answers import Answer, NotAccepted, Unknown
 from service.domain.job import Queue
+from service.domain.rules import Rules
 from service.metrics import Metrics
 from service.parsers import WebhookKey
 from service.storage.bucket import Bucket
@@ -254,9 +256,8 @@ class Front(Process):
         bucket = cast("Bucket", SimBucket(self, town.shelf))
         inputs = Inputs(desk.store, bucket, MEBIBYTE)
         past = Past(desk.store, bucket)
-        orders = Orders(
-            extra_models=(), notify_hosts="", notified=(), max_body_bytes=MEBIBYTE, max_input_bytes=MEBIBYTE
-        )
+        nowhere = HostList.parse("", any_public=True)
+        orders = Orders(Rules(frozenset(), nowhere, (), max_body_bytes=MEBIBYTE, max_input_bytes=MEBIBYTE))
         waiting = Waiting(desk.store, Reader(desk.store), self.clock, 60.0)
         self._jobs = Jobs(desk, bucket, past, waiting, orders, inputs, self.clock)
         self._endings = Endings(desk, past, inputs, self.clock)

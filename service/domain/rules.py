@@ -1,0 +1,83 @@
+"""What this service takes as an order, from whichever road it comes: one request, a line of a batch, a queue entry."""
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from service.domain import catalogue
+from service.domain.addresses import HostList, Refusal, check_url
+from service.domain.catalogue import Order
+from service.domain.errors import FieldError
+from service.domain.inputs import InputBytes, split_input
+from service.domain.parsing import NOT_JSON, loads
+
+
+@dataclass(frozen=True, slots=True)
+class Mistakes:
+    """Why it is no order; `too_large`: one sentence of it says which size is over."""
+
+    errors: list[FieldError]
+    too_large: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """`notify_hosts`: where callbacks may go besides public https; `notified`: callers who have a secret for them."""
+
+    extra_models: frozenset[str]
+    notify_hosts: HostList
+    notified: Collection[str]
+    max_body_bytes: int
+    max_input_bytes: int
+
+    def order(self, body: object, size_bytes: int, caller: str, *, line: bool = False) -> Order | Mistakes:
+        """The order that parsed JSON spells, which came as so many bytes. Total. `line`: it may have a `custom_id`."""
+        if size_bytes > self.max_body_bytes and _bare_bytes(body) > self.max_body_bytes:
+            return _too_large(f"Without input images a job may have {self.max_body_bytes} bytes.")
+        order = catalogue.check(body, extra_models=self.extra_models, allow_custom_id=line)
+        if isinstance(order, list):
+            return Mistakes(order)
+        if sum(map(len, order.inputs.values())) > self.max_input_bytes:
+            return _too_large(f"Input images may have {self.max_input_bytes} bytes, decoded and all together.")
+        if detail := self.objection(order.callback_url, caller):
+            return Mistakes([FieldError("/callback_url", detail)])
+        return order
+
+    def line(self, raw: bytes, caller: str) -> tuple[object, Order | Mistakes]:
+        """A line of a batch, as parsed JSON and as an order. Total."""
+        body = loads(raw)
+        if body is NOT_JSON:
+            return None, Mistakes([FieldError("", "Is not JSON in UTF-8")])
+        return body, self.order(body, len(raw), caller, line=True)
+
+    def objection(self, callback_url: str | None, caller: str) -> str | None:
+        """Why this caller's `callback_url` will not be called; None: it will."""
+        if callback_url is None:
+            return None
+        if caller not in self.notified:
+            return "Needs a notify secret, and this caller has none (NOTIFY_SECRETS)"
+        verdict = check_url(callback_url, self.notify_hosts)
+        return f"Is not called: {verdict.reason.replace('_', ' ')}" if isinstance(verdict, Refusal) else None
+
+
+def _too_large(detail: str) -> Mistakes:
+    return Mistakes([FieldError("", detail)], too_large=True)
+
+
+def _bare_bytes(body: object) -> int:
+    """The size of any JSON value, less the images if it is an order."""
+    if isinstance(body, dict):
+        model = str(body.get("model"))
+        images = {name for name in catalogue.input_image_fields(model) if _is_image(model, body.get(name))}
+        body = {name: value for name, value in body.items() if name not in images}
+    return len(json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass"))
+
+
+def _is_image(model: str, value: object) -> bool:
+    """What a model of the catalogue gets as an image and is no URL was meant as one: broken base64 is a 422 later.
+
+    Other models get such text as it is, so there it has to be base64 not to count.
+    """
+    if not isinstance(value, str) or value.startswith(("http://", "https://")):
+        return False
+    return model in catalogue.MODELS or isinstance(split_input(value), InputBytes)
