@@ -26,7 +26,6 @@ from service.api.endings import Endings
 from service.api.events import Events
 from service.api.guard import BodyGuard, BodyLimit, RequestId
 from service.api.health import Check, Health, MetricsPage
-from service.api.inputs import Inputs
 from service.api.jobs import Jobs
 from service.api.listing import Listing
 from service.api.openapi import Operation
@@ -43,6 +42,7 @@ from service.storage.bell import Bells
 from service.storage.bucket import Bucket
 from service.storage.connection import connect, connect_sync
 from service.storage.desk import Desk
+from service.storage.inputs import Inputs
 from service.storage.objects import BucketError
 from service.storage.record import CorruptRecord, NewerRecord
 from service.storage.store import Store

@@ -7,7 +7,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from service.api.auth import owned, promptly
-from service.api.inputs import Inputs
 from service.api.jobs import create, fresh_id
 from service.api.listing import invalid_parameter
 from service.api.past import Past
@@ -18,6 +17,7 @@ from service.domain.job import Job
 from service.domain.successor import successor
 from service.domain.view import view
 from service.storage.desk import Desk
+from service.storage.inputs import Inputs
 from service.storage.terms import Outcome
 
 BUSY_S: Final = 120.0  # a step that still ran when its job was deleted has surely ended by then

@@ -11,7 +11,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from service.api.auth import owned, promptly
-from service.api.inputs import Inputs
 from service.api.listing import invalid_parameter
 from service.api.orders import Orders
 from service.api.past import Past
@@ -25,6 +24,7 @@ from service.domain.view import view
 from service.storage.bucket import Bucket
 from service.storage.connection import RedisError
 from service.storage.desk import Desk
+from service.storage.inputs import Inputs
 from service.storage.store import Store
 from service.storage.terms import Idempotency, Outcome, Unconfirmed, Written
 

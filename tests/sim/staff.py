@@ -17,7 +17,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.endings import Endings
-from service.api.inputs import Inputs
 from service.api.jobs import Jobs
 from service.api.orders import Orders
 from service.api.past import Past
@@ -35,6 +34,7 @@ from service.parsers import WebhookKey
 from service.storage.bucket import Bucket
 from service.storage.connection import RedisError
 from service.storage.desk import Desk
+from service.storage.inputs import Inputs
 from service.storage.objects import BucketError
 from service.storage.terms import Limits
 from service.tokens import CallbackKeys

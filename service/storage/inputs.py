@@ -9,7 +9,6 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any, Final
 
-from service.api.auth import promptly
 from service.domain import layout
 from service.domain.inputs import kept_key
 from service.domain.job import Job
@@ -38,7 +37,7 @@ class Inputs:
         """Put them in the bucket; what the request says in their place."""
         if not images:
             return {}
-        await promptly(self._store.plan("stage", job_id, STAGE_S))
+        await self._store.plan("stage", job_id, STAGE_S)
         return {name: await self._put(job_id, name, content) for name, content in images.items()}
 
     async def copy(self, old: Job, job_id: str) -> dict[str, Any] | None:
