@@ -1,4 +1,4 @@
-"""`python -m workers [submit] [collect] [sweep]`: serves the queues named, or all and the sweep.
+"""`python -m workers [submit] [collect] [batches] [sweep]`: serves the queues named, or all and the sweep.
 
 SIGTERM or SIGINT: no new bells are taken, running steps end within SHUTDOWN_GRACE_S, then exit 0. What was cut off
 comes due again by itself; no attempt is burnt.
@@ -30,8 +30,9 @@ from workers.tend import Tender
 from workers.watchdog import watched
 from workers.worker import AsyncWorker
 
-ROLES: Final = ("submit", "collect", "sweep")
+ROLES: Final = ("submit", "collect", "batches", "sweep")
 EXIT_BAD_SETTINGS: Final = 2
+BATCH_SLOTS: Final = 2  # batches looked at by one process at once: their work is Redis's and the bucket's
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ async def serve(loaded: Settings, roles: frozenset[str], opened: Opened = wiring
     async with opened(loaded) as house, watched(loaded.watchdog_s):
         fit = Fit(loaded, house.bucket)
         await fit.begin()
-        slots = {"submit": loaded.submit_slots, "collect": loaded.collect_slots}
+        slots = {"submit": loaded.submit_slots, "collect": loaded.collect_slots, "batches": BATCH_SLOTS}
         running: list[AsyncWorker | Sweep | Suspects | Tender | Fit] = [
             fit,
             *(
@@ -72,7 +73,7 @@ async def serve(loaded: Settings, roles: frozenset[str], opened: Opened = wiring
         ]
         if "sweep" in roles:
             running.append(house.sweep)
-        if roles & slots.keys():
+        if roles & {"submit", "collect"}:
             running.append(house.suspects)
         if "collect" in roles:
             running.append(house.tender)

@@ -22,6 +22,8 @@ from workers.close import Closer
 
 log = logging.getLogger(__name__)
 
+# What is due, by kind (of a job: whose step is next), and the queue whose worker looks at it.
+RUNG: Final = {**{queue.value: queue.value for queue in Queue}, "batch": "batches"}
 QUEUE_MOST: Final = 500  # entries that wait in a queue; the rest wait in the due set
 CHORES_MOST: Final = 20  # uploads cleared and jobs erased in one round
 FORGET_GAP_S: Final = 10.0
@@ -74,13 +76,12 @@ class Sweep:
         """Look for dead processes, ring for what is due, do the chores, forget what ended long ago."""
         for uid in await self._desk.store.quarantine.reap(self._terms.lost_s):
             log.warning("a worker process is dead", extra={"uid": uid})
-        waiting = {queue: await self._bells.waiting(queue) for queue in Queue}
-        room = {queue.value: max(0, QUEUE_MOST - count) for queue, count in waiting.items()}
+        room = {kind: max(0, QUEUE_MOST - await self._bells.waiting(queue)) for kind, queue in RUNG.items()}
         chores = dict.fromkeys(self._chores, CHORES_MOST)
         ripe = await self._desk.store.ripen(room | chores, again_s=self._terms.again_s)
-        self._desk.ring(bell for bell in ripe if bell.queue in room)
+        self._desk.ring(Bell(RUNG[bell.queue], bell.id) for bell in ripe if bell.queue in RUNG)
         for bell in ripe:
-            if bell.queue not in room:
+            if bell.queue not in RUNG:
                 await self._chore(bell)
         await self._hold_if_behind()
         if self._clock.monotonic_s() - self._forgot_s > FORGET_GAP_S:

@@ -17,4 +17,10 @@ async def collect(job_id: str) -> None:
         await house.collector.run(job_id)
 
 
-LISTED: Final = ("workers.tasks.submit", "workers.tasks.collect")
+async def batches(batch_id: str) -> None:
+    """Do what is due for the batch as a whole."""
+    async with wiring.house() as house:
+        await house.binder.run(batch_id)
+
+
+LISTED: Final = ("workers.tasks.submit", "workers.tasks.collect", "workers.tasks.batches")

@@ -17,16 +17,19 @@ import httpcore
 from service import settings as configuration
 from service.clock import SystemClock
 from service.domain.addresses import HostList
+from service.intake import Intake
 from service.settings import Settings
 from service.storage import connection
 from service.storage.bell import Bells
 from service.storage.bucket import Bucket
 from service.storage.connection import AsyncRedis, Redis
 from service.storage.desk import Desk
+from service.storage.inputs import Inputs
 from service.storage.store import Store
 from service.tokens import CallbackKeys
-from service.wiring import bucket_config, limits
-from workers import collect, submit, suspects, sweep
+from service.wiring import bucket_config, limits, rules
+from workers import batches, collect, submit, suspects, sweep
+from workers.batches import Binder
 from workers.close import Closer
 from workers.collect import Collector
 from workers.download import sweep_leftovers
@@ -62,6 +65,8 @@ class House:
     suspects: Suspects
     spool: Spool
     tender: Tender
+    binder: Binder
+    intake: Intake
 
 
 _OPEN: ContextVar[House | None] = ContextVar("house", default=None)
@@ -141,6 +146,9 @@ async def _build(settings: Settings, stack: AsyncExitStack, alone: str) -> House
         retry_s=settings.suspect_retry_s,
         module=alone,
     )
+    inputs = Inputs(desk.store, bucket, settings.input_image_max_bytes)
+    intake = Intake(desk.store, inputs, rules(settings), clock)
+    binding = batches.Terms(lease_s=settings.lease_s, temp_dir=settings.temp_dir)
     return House(
         settings=settings,
         redis=redis,
@@ -153,6 +161,8 @@ async def _build(settings: Settings, stack: AsyncExitStack, alone: str) -> House
         suspects=Suspects(desk, apart),
         spool=spool,
         tender=Tender(desk, spool, clock),
+        binder=Binder(desk, bucket, inputs, intake, clock, binding),
+        intake=intake,
     )
 
 

@@ -110,6 +110,12 @@ class Bucket:
         with await asyncio.to_thread(path.open, "rb") as body:
             return await self._put(key, body, _headers(content_type, sha256, metadata, content_disposition))
 
+    async def put_stream(
+        self, key: str, body: IO[bytes], *, content_type: str, sha256: str, metadata: Mapping[str, str]
+    ) -> Stored | Conflict:
+        """`put_file` for a file that is open, and stands at its beginning."""
+        return await self._put(key, body, _headers(content_type, sha256, metadata, None))
+
     async def put_bytes(
         self,
         key: str,

@@ -16,6 +16,7 @@ from service.storage.bucket import Bucket
 from service.storage.objects import BucketUnavailable, Conflict
 from service.storage.store import Store
 
+DROPPED_AT_ONCE: Final = 100
 STAGE_S: Final = 900.0  # longer than any upload and its create can take
 _MAGIC: Final = (
     (b"\x89PNG\r\n\x1a\n", "png", "image/png"),
@@ -50,6 +51,11 @@ class Inputs:
                     return None
                 images[name] = content
         return {**old.request, **await self.keep(job_id, images)}
+
+    async def drop(self, job_id: str) -> None:
+        """None of this job's are left in the bucket."""
+        while await self._bucket.delete_prefix(layout.inputs_prefix(job_id), DROPPED_AT_ONCE) == DROPPED_AT_ONCE:
+            pass
 
     async def _put(self, job_id: str, name: str, content: bytes) -> dict[str, Any]:
         extension, content_type = _kind(content)

@@ -318,6 +318,17 @@ class Store:
         ids: Any = await self._redis.zrange(self._prefix + name, after, "-", desc=True, bylex=True, offset=0, num=limit)
         return [_text(id_) for id_ in ids]
 
+    async def members(self, batch_id: str, after: str | None, limit: int) -> list[str]:
+        """Ids of a batch's jobs in the order of its lines."""
+        start: Any = f"({after}" if after else "-"
+        name = f"{self._prefix}jobs#{batch_id}"
+        ids: Any = await self._redis.zrange(name, start, "+", bylex=True, offset=0, num=limit)
+        return [_text(id_) for id_ in ids]
+
+    async def several(self, ids: Sequence[str]) -> list[Job]:
+        """The records of these jobs, as far as there are any that can be read."""
+        return await self._jobs(ids)
+
     async def _jobs(self, ids: Sequence[str]) -> list[Job]:
         """Those that can be read: a page does not fail for one corrupt record."""
         async with self._redis.pipeline(transaction=False) as pipe:

@@ -613,6 +613,10 @@ class MemoryStore(Store):
         ids = sorted(self.memory.zsets[name], reverse=True)
         return [job_id for job_id in ids if before is None or job_id < before][:limit]
 
+    async def members(self, batch_id: str, after: str | None, limit: int) -> list[str]:
+        ids = sorted(self.memory.zsets[f"jobs#{batch_id}"])
+        return [job_id for job_id in ids if after is None or job_id > after][:limit]
+
     async def _jobs(self, ids: Any) -> list[Job]:
         return [job for job_id in ids if (job := self.job(job_id)) is not None]
 
