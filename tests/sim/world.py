@@ -14,7 +14,7 @@ from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeVar
 
-from service.domain.job import Queue
+from service.storage.bell import QUEUES
 from tests.sim.memory import Memory
 
 T = TypeVar("T")
@@ -84,7 +84,7 @@ class World:
         self.dice = dice
         self.weather = Weather(dice)
         self.memory = Memory(lambda: self.ms() + redis_skew_ms)
-        self.bells: dict[str, Bells] = {queue: Bells() for queue in Queue}
+        self.bells: dict[str, Bells] = {queue: Bells() for queue in QUEUES}
         self.effects = 0
         self.tally: Counter[str] = Counter()
         self.answers: list[dict[str, Any]] = []  # what callers and the provider were answered
