@@ -1,0 +1,161 @@
+"""A batch step by step: from lines to a marker, over a real Redis, a real bucket and the rehearsal provider."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from service.domain import events as e
+from service.domain import layout
+from service.domain.batch import Batch, BatchStatus
+from service.domain.job import Job, Status
+from service.intake import Upload
+from service.storage.batches import Enrolled
+from service.storage.store import PREFIX
+from tests.steps import SIDE, Bench, Steps
+
+pytest_plugins = ["tests.fixtures_steps"]
+pytestmark = [pytest.mark.anyio, pytest.mark.processes]
+
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+
+
+def lines(*prompts: str, **more: Any) -> list[bytes]:
+    body = {"model": "flux-pro-1.1", "width": SIDE, "height": SIDE} | more
+    return [json.dumps(body | {"prompt": prompt, "custom_id": prompt}).encode() for prompt in prompts]
+
+
+async def begun(at: Steps, rows: Sequence[bytes], key: str | None = None) -> Upload:
+    upload = await at.house.intake.begin("admin", key)
+    assert isinstance(upload, Upload)
+    for row in rows:
+        await upload.add(row)
+    return upload
+
+
+async def sealed(at: Steps, rows: Sequence[bytes]) -> str:
+    enrolled, batch_id = await (await begun(at, rows)).seal({"season": "spring"}, None)
+    assert enrolled is Enrolled.ENROLLED
+    return batch_id
+
+
+async def looked_at(at: Steps, batch_id: str) -> Batch:
+    """Its time has come, and what is due for it is done."""
+    await at.house.redis.zadd(f"{PREFIX}due", {f"batch:{batch_id}": 0}, xx=True)
+    await at.house.binder.run(batch_id)
+    batch = await at.house.desk.store.batches.get(batch_id)
+    assert batch is not None
+    return batch
+
+
+async def jobs_of(at: Steps, batch_id: str) -> list[Job]:
+    store = at.house.desk.store
+    return await store.several(await store.members(batch_id, None, 100))
+
+
+async def through(bench: Bench, at: Steps, job: Job) -> None:
+    """From the queue into the bucket."""
+    while job.status is Status.QUEUED:
+        await at.hasten(job.id)
+        job = await at.submit(job.id)
+    bench.finish()
+    while not job.ended:
+        await at.hasten(job.id)
+        job = await at.collect(job.id)
+
+
+def manifest(bench: Bench, batch_id: str) -> list[dict[str, Any]]:
+    return [json.loads(row) for row in bench.bytes(layout.manifest_key(batch_id)).splitlines()]
+
+
+async def test_a_batch_ends_with_a_manifest_in_the_order_of_its_lines_and_then_a_marker(bench: Bench) -> None:
+    async with bench.steps() as at:
+        batch_id = await sealed(at, lines("one", "two", "three"))
+        assert (await looked_at(at, batch_id)).rest == 0
+        for job in await jobs_of(at, batch_id):
+            assert bench.keys(layout.manifest_key(batch_id).rpartition("/")[0]) == set()
+            await through(bench, at, job)
+        batch = await looked_at(at, batch_id)
+        assert (batch.status, batch.marked, batch.succeeded) == (BatchStatus.COMPLETED, True, 3)
+        told = manifest(bench, batch_id)
+        assert [job["custom_id"] for job in told] == ["one", "two", "three"]
+        assert told == [json.loads(bench.bytes(layout.sidecar_key(job["id"]))) for job in told]
+        marker = json.loads(bench.bytes(layout.marker_key(batch_id, ok=True)))
+        assert (marker["status"], marker["counts"]["succeeded"], marker["metadata"]) == (
+            "completed",
+            3,
+            {"season": "spring"},
+        )
+        await looked_at(at, batch_id)
+        assert await at.house.redis.zscore(f"{PREFIX}due", f"batch:{batch_id}") is None
+
+
+async def test_a_cancelled_batch_ends_without_buying_what_it_has_not_begun(bench: Bench) -> None:
+    async with bench.steps() as at:
+        batch_id = await sealed(at, lines("a", "b"))
+        await looked_at(at, batch_id)
+        assert await at.house.desk.store.batches.cancel(batch_id)
+        await looked_at(at, batch_id)
+        for job in await jobs_of(at, batch_id):
+            assert job.status is Status.CANCELLED
+            await at.hasten(job.id)
+            await at.collect(job.id)
+        batch = await looked_at(at, batch_id)
+        assert (batch.status, batch.marked) == (BatchStatus.CANCELLED, True)
+        assert json.loads(bench.bytes(layout.marker_key(batch_id, ok=False)))["status"] == "cancelled"
+        assert bench.submissions() == []
+
+
+async def test_an_upload_that_is_never_sealed_is_cleared_away_with_its_inputs(bench: Bench) -> None:
+    async with bench.steps() as at:
+        upload = await begun(at, lines("red", image_prompt=PIXEL), key="k")
+        [job_id] = await at.house.desk.store.batches.inputs(upload.id, 10)
+        assert len(bench.keys(layout.inputs_prefix(job_id))) == 1
+        await at.house.redis.zadd(f"{PREFIX}due", {f"batch:{upload.id}": 0}, xx=True)
+        await at.house.binder.run(upload.id)
+        assert await at.house.desk.store.batches.get(upload.id) is None
+        assert bench.keys(layout.inputs_prefix(job_id)) == set()
+        assert (await at.house.desk.store.figures()).due == 0
+
+
+async def test_from_the_first_bad_line_on_nothing_is_staged_and_all_mistakes_are_told(bench: Bench) -> None:
+    async with bench.steps() as at:
+        bad = [b"{", b'{"model": "flux-dev", "prompt": "x", "steps": -1}', *lines("fine"), b"[]"]
+        upload = await begun(at, [*lines("good"), *bad])
+        assert upload.bad is not None
+        assert [(number, error.pointer) for number, error in upload.bad.errors] == [(2, ""), (3, "/steps"), (5, "")]
+        await upload.abandon()
+        assert await at.house.desk.store.batches.get(upload.id) is None
+
+
+async def test_only_the_failed_lines_are_retried_and_what_was_bought_is_taken_over(bench: Bench) -> None:
+    async with bench.steps() as at:
+        batch_id = await sealed(at, lines("a", "b"))
+        await looked_at(at, batch_id)
+        first, second = await jobs_of(at, batch_id)
+        await at.tell(first.id, e.DeadlinePassed())
+        await through(bench, at, second)
+        await at.hasten(first.id)
+        await at.collect(first.id)
+        await looked_at(at, batch_id)
+        store = at.house.desk.store
+        retry_id = layout.new_id("batch", 1_800_000_000_000, bytes(10))
+        await store.batches.open(retry_id, "admin", None)
+        await store.batches.stage_retries(retry_id, "admin", [first.id])
+        await store.batches.enroll(Batch(retry_id, "admin", BatchStatus.RUNNING, total=1, retry_of=batch_id))
+        assert (await looked_at(at, retry_id)).rest == 0
+        [again] = await jobs_of(at, retry_id)
+        assert (again.retry_of, again.batch_id, again.custom_id) == (first.id, retry_id, "a")
+        await through(bench, at, again)
+        assert (await looked_at(at, retry_id)).marked
+        assert [job["custom_id"] for job in manifest(bench, retry_id)] == ["a"]
+
+
+async def test_a_sweep_rings_for_a_batch(bench: Bench) -> None:
+    async with bench.steps() as at:
+        await sealed(at, lines("one"))
+        await at.house.redis.delete(f"{PREFIX}rung")
+        await at.house.sweep.round()
+        await at.house.desk.drain()
+        assert await at.house.redis.llen("rq:queue:batches") == 1
