@@ -18,6 +18,7 @@ from service import settings as configuration
 from service.clock import SystemClock
 from service.domain.addresses import HostList
 from service.intake import Intake
+from service.parsers import CALLER
 from service.settings import Settings
 from service.storage import connection
 from service.storage.bell import Bells
@@ -35,6 +36,7 @@ from workers.collect import Collector
 from workers.download import sweep_leftovers
 from workers.fetch import Fetcher
 from workers.flux import Flux
+from workers.handover import Handover
 from workers.network import GuardedBackend, Shards, Timeouts
 from workers.pull import Puller
 from workers.pulse import beating
@@ -67,6 +69,7 @@ class House:
     tender: Tender
     binder: Binder
     intake: Intake
+    handover: Handover
 
 
 _OPEN: ContextVar[House | None] = ContextVar("house", default=None)
@@ -163,6 +166,7 @@ async def _build(settings: Settings, stack: AsyncExitStack, alone: str) -> House
         tender=Tender(desk, spool, clock),
         binder=Binder(desk, bucket, inputs, intake, clock, binding),
         intake=intake,
+        handover=Handover(desk, intake, lambda name: CALLER.fullmatch(name) is not None),
     )
 
 

@@ -71,6 +71,10 @@ def _small(metadata: dict[str, Any]) -> dict[str, Any]:
     return metadata
 
 
+Metadata = Annotated[dict[str, Any], AfterValidator(_small)]
+CallbackUrl = Annotated[str, Field(max_length=CALLBACK_URL_CHARS_MAX, pattern=WEB_URL)]
+
+
 class _Body(BaseModel):
     """The fields that are the service's own; those of a model come on top."""
 
@@ -78,8 +82,8 @@ class _Body(BaseModel):
 
     model: str
     priority: Literal["high", "normal", "low"] = "normal"  # strict mode takes no text for an enum
-    callback_url: Annotated[str, Field(max_length=CALLBACK_URL_CHARS_MAX, pattern=WEB_URL)] | None = None
-    metadata: Annotated[dict[str, Any], AfterValidator(_small)] | None = None
+    callback_url: CallbackUrl | None = None
+    metadata: Metadata | None = None
     deadline_s: Annotated[int, Field(ge=1, le=DEADLINE_S_MAX)] | None = None
     custom_id: Annotated[str, Field(min_length=1, max_length=CUSTOM_ID_CHARS_MAX)] | None = None
 

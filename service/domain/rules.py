@@ -1,15 +1,18 @@
 """What this service takes as an order, from whichever road it comes: one request, a line of a batch, a queue entry."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import islice
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from service.domain import catalogue
 from service.domain.addresses import HostList, Refusal, check_url
-from service.domain.catalogue import Order
+from service.domain.catalogue import ERRORS_MAX, CallbackUrl, Metadata, Order
 from service.domain.errors import FieldError
 from service.domain.inputs import InputBytes, split_input
-from service.domain.parsing import NOT_JSON, loads
+from service.domain.parsing import NOT_JSON, flaws, loads, pointer
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +21,15 @@ class Mistakes:
 
     errors: list[FieldError]
     too_large: bool = False
+
+
+class Extras(BaseModel):
+    """What a batch has besides its lines."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    metadata: Metadata | None = None
+    callback_url: CallbackUrl | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +61,19 @@ class Rules:
         if body is NOT_JSON:
             return None, Mistakes([FieldError("", "Is not JSON in UTF-8")])
         return body, self.order(body, len(raw), caller, line=True)
+
+    def extras(self, told: Mapping[str, object], caller: str) -> Extras | list[FieldError]:
+        """What a batch has besides its lines: `metadata` and `callback_url`, each as a job has it. Total."""
+        if errors := list(islice(flaws(dict(told)), ERRORS_MAX)):
+            return errors
+        try:
+            extras = Extras.model_validate(told)
+        except ValidationError as error:
+            return [
+                FieldError(pointer(*map(str, each["loc"][:1])), each["msg"]) for each in error.errors(include_url=False)
+            ]
+        detail = self.objection(extras.callback_url, caller)
+        return [FieldError("/callback_url", detail)] if detail else extras
 
     def objection(self, callback_url: str | None, caller: str) -> str | None:
         """Why this caller's `callback_url` will not be called; None: it will."""

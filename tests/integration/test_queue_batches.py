@@ -1,0 +1,71 @@
+"""Batches through the queue: the example in deploy/examples, run by a Python that cannot import us."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from rq import Queue
+
+from service.domain import layout
+from service.storage.connection import connect_sync
+from tests.integration.house import House
+
+pytestmark = pytest.mark.processes
+
+EXAMPLE: Final = Path(__file__).parents[2] / "deploy" / "examples" / "batch_through_the_queue.py"
+WITHIN_S: Final = 150.0
+
+
+def run(house: House, *arguments: str) -> tuple[int, Any]:
+    """`-I`: neither the directory nor PYTHONPATH lends it our code."""
+    done = subprocess.run(
+        [sys.executable, "-I", str(EXAMPLE), *arguments],
+        env={"REDIS_URL": house.stack.addresses.redis_url},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=WITHIN_S,
+        check=False,
+    )
+    assert done.stdout, done.stderr
+    return done.returncode, json.loads(done.stdout)
+
+
+def enqueued(house: House, name: str, told: Any) -> Any:
+    """The result of an entry that RQ counts as finished."""
+    with connect_sync(house.stack.addresses.redis_url, timeout_s=5) as client:
+        queue = Queue("batches", connection=client, serializer="json")
+        entry = queue.enqueue("workers.tasks.submit_batch", told, job_id=name)
+        house.await_that(lambda: entry.get_status() in {"finished", "failed"}, WITHIN_S)
+        assert entry.is_finished
+        return entry.return_value(refresh=True)
+
+
+def test_the_example_makes_one_batch_however_often_it_is_run(house: House) -> None:
+    code, told = run(house, "spring-2026", "a lighthouse", "a heron")
+    again = run(house, "spring-2026", "a lighthouse", "a heron")
+    assert (code, again) == (0, (0, told))
+    marker = layout.marker_key(told["batch_id"], ok=True)
+    house.await_that(lambda: house.keys(marker) == {marker}, WITHIN_S)
+    batch = json.loads(house.bytes(marker))
+    assert (batch["caller"], batch["total"], batch["counts"]["succeeded"]) == ("catalogue", 2, 2)
+    jobs = [json.loads(row) for row in house.bytes(layout.manifest_key(told["batch_id"])).splitlines()]
+    assert [job["custom_id"] for job in jobs] == ["spring-2026-0", "spring-2026-1"]
+    house.audit(jobs)
+    assert set(house.purchases(jobs).values()) == {1}
+    assert run(house, "spring-2026", "another picture")[1]["errors"][0]["detail"] == (
+        "This RQ job id came with another batch before"
+    )
+
+
+def test_what_is_wrong_with_a_batch_is_the_entrys_result(house: House) -> None:
+    line = {"model": "flux-pro-1.1", "prompt": "a boat"}
+    told = enqueued(house, "bad-line", {"caller": "catalogue", "jobs": [line, line | {"width": 1}]})
+    assert [(error["line"], error["pointer"]) for error in told["errors"]] == [(2, "/width")]
+    told = enqueued(house, "bad-batch", {"caller": "Catalogue!", "jobs": [line], "surprise": 1})
+    assert [error["pointer"] for error in told["errors"]] == ["/surprise", "/caller"]
+    assert enqueued(house, "no-batch", "nonsense")["errors"][0]["detail"] == "Input should be an object"
+    assert house.ledger()["submissions"] == [row for row in house.ledger()["submissions"] if row["prompt"] != "a boat"]
