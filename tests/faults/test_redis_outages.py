@@ -31,7 +31,8 @@ OUTAGE_S: Final = 20.0
 READERS: Final = 2  # connections beside the pool: the events reader's and RQ's greeting
 ACKED_WITHIN_MS: Final = 15_000
 JOBS: Final = 30
-CUTS: Final = [3, pytest.param(50, marks=pytest.mark.soak)]
+# Each cut is six orders that wait half a second for the replica: 50 are 150 s at the least.
+CUTS: Final = [3, pytest.param(50, marks=[pytest.mark.soak, pytest.mark.timeout(900)])]
 
 
 @dataclass(frozen=True, slots=True)
