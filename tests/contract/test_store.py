@@ -64,6 +64,16 @@ async def happens(store: Store, job_id: str, *events: e.Event) -> Job:
     return job
 
 
+async def test_a_decision_on_a_version_that_has_moved_is_refused_and_changes_nothing(store: Store) -> None:
+    await store.create(order(1))
+    [seen] = await store.page(caller=None)
+    now = await happens(store, seen.id, e.Intended(attempt=1, delay_s=HOUR_S))
+    late = decide(seen, e.CancelAsked())
+    assert late is not None
+    assert (await store.apply(late, "e" * 12)).outcome is Outcome.STALE
+    assert await store.get(seen.id) == now
+
+
 async def submitted(store: Store, number: int) -> Job:
     await store.create(order(number))
     accepted = e.TaskAccepted(attempt=1, provider_id=f"task-{number}", delay_s=HOUR_S)

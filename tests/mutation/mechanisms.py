@@ -21,7 +21,7 @@ MECHANISMS: Final = (
         "service/storage/lua/jobs.lua",
         "if r[1] ~= a.version then return {'stale', int(now), {}} end",
         "",
-        "tests/contract/test_store_machine.py",
+        "tests/contract/test_store.py",
     ),
     Mechanism(
         "event ids",
