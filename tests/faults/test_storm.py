@@ -84,7 +84,9 @@ def test_every_202_survives_the_death_of_redis(house: House) -> None:
 
 
 @pytest.mark.parametrize(
-    "trouble", [{"no_credits": 1}, {"bad_key": 1}, {"rate_429": 1}], ids=lambda each: next(iter(each))
+    "trouble",
+    [{"no_credits": 1}, {"rate_429": 1}, pytest.param({"bad_key": 1}, marks=pytest.mark.soak)],
+    ids=lambda each: next(iter(each)),
 )
 def test_a_provider_that_refuses_burns_no_job(house: House, trouble: dict[str, float]) -> None:
     house.control(latency_s=0.3, latency_spread_s=0, max_in_flight=24, **trouble)
