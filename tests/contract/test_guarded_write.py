@@ -1,0 +1,67 @@
+"""The one write that moves a job, guard by guard: chance alone would let the store's twin miss one of them."""
+
+import pytest
+
+from service.clock import SystemClock
+from service.domain import events as e
+from service.domain.job import Job, Status
+from service.domain.lifecycle import Change, decide
+from service.storage.connection import AsyncRedis
+from service.storage.store import Store
+from service.storage.terms import Limits, Outcome
+from tests.sim.memory import Memory, MemoryStore
+
+pytestmark = pytest.mark.anyio
+
+HOUR_S = 3600.0
+LIMITS = Limits(max_in_flight=2)
+INTENDED = e.Intended(attempt=1, delay_s=HOUR_S)
+
+
+@pytest.fixture(params=["valkey", "memory"])
+def store(request: pytest.FixtureRequest, connection: AsyncRedis) -> Store:
+    if request.param == "memory":
+        return MemoryStore(Memory(SystemClock().now_ms), LIMITS, actor="test")
+    return Store(connection, LIMITS, actor="test")
+
+
+@pytest.fixture
+async def job(store: Store) -> Job:
+    await store.create(Job(id="job_001", caller="alice", model="flux-dev", request={"prompt": "a"}))
+    return await now(store)
+
+
+async def now(store: Store) -> Job:
+    job = await store.get("job_001")
+    assert job is not None
+    return job
+
+
+def change(job: Job, event: e.Event) -> Change:
+    decided = decide(job, event)
+    assert decided is not None
+    return decided
+
+
+async def test_of_two_decisions_on_one_version_the_second_is_stale(store: Store, job: Job) -> None:
+    first, second = change(job, INTENDED), change(job, e.CancelAsked())
+    assert (await store.apply(first, "first")).outcome is Outcome.APPLIED
+    assert (await store.apply(second, "second")).outcome is Outcome.STALE
+    assert (await now(store)).status is Status.SUBMITTING
+
+
+async def test_a_write_that_is_sent_twice_happens_once_and_is_not_called_stale(store: Store, job: Job) -> None:
+    intended = change(job, INTENDED)
+    assert (await store.apply(intended, "event")).outcome is Outcome.APPLIED
+    after = await now(store)
+    assert (await store.apply(intended, "event")).outcome is Outcome.ALREADY
+    assert await now(store) == after
+
+
+async def test_what_a_write_leaves_to_do_is_due_when_it_says(store: Store, job: Job) -> None:
+    await store.apply(change(job, INTENDED), "intended")
+    assert await store.ripen({"submit": 9, "collect": 9}, again_s=0) == ()
+    accepted = e.TaskAccepted(attempt=1, provider_id="task-1", delay_s=0.0)
+    await store.apply(change(await now(store), accepted), "accepted")
+    [bell] = await store.ripen({"submit": 9, "collect": 9}, again_s=0)
+    assert (bell.queue, bell.id) == ("collect", job.id)
