@@ -31,6 +31,7 @@ from service.api.listing import Listing
 from service.api.openapi import Operation
 from service.api.orders import Orders
 from service.api.past import Past
+from service.api.past_life import PastLife
 from service.api.problems import LastResort, exception_handlers, problem, unavailable
 from service.api.reader import BLOCK_S, Reader
 from service.api.waiting import Waiting
@@ -190,6 +191,7 @@ def _api(parts: Parts, orders: Orders) -> list[Row]:
         endings.cancel,
         endings.retry,
         jobs.image,
+        PastLife(store, past).show,
         events.of_job,
         events.of_caller,
     )

@@ -123,6 +123,14 @@ API: Final = (
     ),
     Operation(
         "get",
+        "/v1/jobs/{job_id}/log",
+        "getLog",
+        "The job's life so far, and what it waits for",
+        {200: ("Its log, oldest first", ref("Log"))},
+        problems=UNKNOWN,
+    ),
+    Operation(
+        "get",
         "/v1/jobs/{job_id}/events",
         "streamJob",
         "The job's transitions, until its last",

@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+from service.api.past_life import STEPS
 from service.domain.errors import ErrorCode
 from service.domain.job import FoundBy, Priority, Status
 
@@ -84,6 +85,32 @@ _PROBLEM: Final[Json] = {
         },
     },
 }
+_LOG: Final = _object(
+    {
+        "events": {
+            "type": "array",
+            "items": _object(
+                {
+                    "at": _INSTANT,
+                    "status": {"enum": list(STATUSES)},
+                    "from": _or_null({"enum": list(STATUSES)}),
+                    "reason": {"type": "string", "description": "What happened: the name of an event"},
+                    "by": _or_null({"type": "string", "description": "The process that wrote it"}),
+                    "detail": _TEXT_OR_NULL,
+                }
+            ),
+        },
+        "next": _or_null(
+            _object(
+                {
+                    "at": _INSTANT,
+                    "what": {"enum": list(STEPS)},
+                    "paused": {"type": "array", "items": _TEXT, "description": "Why nothing is submitted just now"},
+                }
+            )
+        ),
+    }
+)
 _CHECK: Final[Json] = {"type": "object", "required": ["ok"], "properties": {"ok": {"type": "boolean"}, "detail": _TEXT}}
 
 SCHEMAS: Final[dict[str, Json]] = {
@@ -91,6 +118,7 @@ SCHEMAS: Final[dict[str, Json]] = {
     "JobPage": _object(
         {"jobs": {"type": "array", "items": {"$ref": "#/components/schemas/Job"}}, "next_cursor": _TEXT_OR_NULL}
     ),
+    "Log": _LOG,
     "Problem": _PROBLEM,
     "Readiness": _object({"status": _TEXT, "checks": {"type": "object", "additionalProperties": _CHECK}}),
 }

@@ -83,10 +83,11 @@ Moment = TypedDict(
 
 
 class Next(TypedDict):
-    """When a job is looked at next, and what for."""
+    """When a job is looked at next at the latest, what for, and why submissions pause if they do."""
 
     at: str
     what: str
+    paused: list[str]
 
 
 class Log(TypedDict):

@@ -342,6 +342,11 @@ class Store:
         rows = [json.loads(row) for row in await self._redis.lrange(self._key("log", job_id), 0, -1)]
         return [Entry(row.pop("eid"), row) for row in rows]
 
+    async def due_at(self, job_id: str) -> int | None:
+        """When the job is looked at next, ms of Redis's clock; None: nothing of it is left to do."""
+        at: Any = await self._redis.zscore(self._prefix + "due", f"job:{job_id}")
+        return None if at is None else int(at)
+
     async def last_event(self) -> str:
         """The newest id of the events stream (`0-0` if none)."""
         newest: Any = await self._redis.xrevrange(self._prefix + "events", count=1)

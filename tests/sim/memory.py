@@ -623,6 +623,10 @@ class MemoryStore(Store):
     async def log(self, job_id: str) -> list[Entry]:
         return list(self.memory.logs.get(job_id, []))
 
+    async def due_at(self, job_id: str) -> int | None:
+        at = self.memory.due.get(f"job:{job_id}")
+        return None if at is None else int(at)
+
     async def last_event(self) -> str:
         return self.memory.events[-1].eid if self.memory.events else "0-0"
 
