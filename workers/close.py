@@ -67,7 +67,7 @@ class Closer:
                 layout.sidecar_key(job.id),
                 sidecar(job),
                 content_type="application/json",
-                metadata={"job-id": job.id},
+                metadata={"job-id": job.id} | ({"idempotency": job.idempotency} if job.idempotency else {}),
             )
         except (BucketUnavailable, BucketRefused) as error:
             delay_s = retry.STORE.wait_s(2, self._dice)

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from service.domain import layout
-from service.domain.instants import rfc3339
+from service.domain.instants import epoch_ms, rfc3339
 from service.domain.job import Status
 
 LINES_MOST: Final = 50_000
@@ -77,3 +77,25 @@ def view(batch: Batch) -> dict[str, Any]:
         "eta_s": None if batch.status is BatchStatus.CANCELLED and not batch.marked else batch.eta_s,
         "manifest_key": layout.manifest_key(batch.id),
     }
+
+
+def unview(told: Mapping[str, Any]) -> Batch:
+    """The batch that a marker tells of. KeyError, TypeError or ValueError: it tells of none."""
+    total = int(told["total"])
+    known = told["idempotency"]
+    return Batch(
+        id=str(told["id"]),
+        caller=str(told["caller"]),
+        status=BatchStatus(told["status"]),
+        total=total,
+        closed=total,
+        counts={status: int(told["counts"][status]) for status in Status},
+        metadata=dict(told["metadata"]),
+        callback_url=told["callback_url"],
+        retry_of=told["retry_of"],
+        created_at=epoch_ms(told["created_at"]),
+        finished_at=epoch_ms(told["finished_at"]),
+        hash=known["hash"],
+        key=known["key"],
+        marked=True,
+    )

@@ -83,6 +83,7 @@ class Job:
     batch_id: str | None = None
     custom_id: str | None = None
     retry_of: str | None = None
+    idempotency: str | None = None  # digests of the caller's key and of the request that came with it
 
     version: int = 0
     status: Status = Status.QUEUED

@@ -1,9 +1,11 @@
 """The job as callers, consumers of the bucket and notifications see it (the contract's job)."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from service.domain.instants import rfc3339
-from service.domain.job import Job, Status
+from service.domain.errors import JobError
+from service.domain.instants import epoch_ms, rfc3339
+from service.domain.job import ENDED, FoundBy, Image, Job, Priority, Status
 
 
 def view(job: Job, *, status: Status | None = None) -> dict[str, Any]:
@@ -32,6 +34,49 @@ def view(job: Job, *, status: Status | None = None) -> dict[str, Any]:
         "image": job.image.to_dict() if job.image else None,
         "error": job.error.to_dict() if job.error else None,
     }
+
+
+def unview(told: Mapping[str, Any]) -> Job:
+    """The ended job that such a view, or a sidecar, tells of. KeyError, TypeError or ValueError: it tells of none.
+
+    What a view leaves out of the record (polls, times between) is gone; the task is put down as the last attempt's.
+    """
+    status = Status(told["status"])
+    if status not in ENDED:
+        raise ValueError("the job has not ended")
+    attempt = str(told["attempts"])
+    task, cost = told["provider_id"], told.get("cost")
+    return Job(
+        id=str(told["id"]),
+        caller=str(told["caller"]),
+        model=str(told["model"]),
+        request=dict(told["request"]),
+        priority=Priority(told["priority"]),
+        metadata=dict(told["metadata"]),
+        callback_url=told.get("callback_url"),
+        batch_id=told["batch_id"],
+        custom_id=told["custom_id"],
+        retry_of=told["retry_of"],
+        status=status,
+        reason="rebuilt",
+        created_at=epoch_ms(told["created_at"]),
+        submitted_at=_epoch(told["submitted_at"]),
+        ready_at=_epoch(told["ready_at"]),
+        finished_at=_epoch(told["finished_at"]),
+        attempt=int(told["attempts"]),
+        possible_duplicate=bool(told["possible_duplicate"]),
+        tasks={attempt: str(task)} if task else {},
+        costs={attempt: float(cost)} if cost is not None else {},
+        provider_id=task,
+        found_by=FoundBy(told["found_by"]) if told["found_by"] else None,
+        image=Image.from_dict(told["image"]) if told["image"] else None,
+        error=JobError.from_dict(told["error"]) if told["error"] else None,
+        sidecar=True,
+    )
+
+
+def _epoch(text: str | None) -> int | None:
+    return None if text is None else epoch_ms(text)
 
 
 def _instant(at_ms: int | None) -> str | None:

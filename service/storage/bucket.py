@@ -163,6 +163,10 @@ class Bucket:
         """The first `limit` keys that begin so, in order."""
         return await self._run("list", lambda over: self._list(prefix, limit, over))
 
+    async def list_after(self, prefix: str, after: str | None, limit: int) -> list[str]:
+        """The first `limit` keys that begin with the prefix and sort behind `after`."""
+        return await self._run("list", lambda over: self._list(prefix, limit, over, after))
+
     async def presign_get(self, key: str, filename: str | None = None) -> str:
         """A link that anybody may GET for `presign_ttl_s`; `filename` is what a browser saves it as."""
         where = {"Bucket": self._config.name, "Key": self.full_key(key)}
@@ -266,9 +270,9 @@ class Bucket:
                 return None
             return fold(_until(over, body.iter_chunks(CHUNK_BYTES)))
 
-    def _list(self, prefix: str, limit: int, over: Event) -> list[str]:
+    def _list(self, prefix: str, limit: int, over: Event, after: str | None = None) -> list[str]:
         keys: list[str] = []
-        more: dict[str, Any] = {}
+        more: dict[str, Any] = {} if after is None else {"StartAfter": self.full_key(after)}
         base = self._config.full_key("")
         while len(keys) < limit and not over.is_set():
             page = self._client.list_objects_v2(

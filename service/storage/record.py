@@ -68,6 +68,7 @@ _READ: Final[Mapping[str, Callable[[str], Any]]] = {
     "priority": Priority,
     "batch_id": _optional(str),
     "retry_of": _optional(str),
+    "idempotency": _optional(str),
     "version": int,
     "status": Status,
     "reason": str,

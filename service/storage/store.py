@@ -19,6 +19,7 @@ from service.storage.batches import Batches
 from service.storage.connection import AsyncRedis, ResponseError
 from service.storage.newborn import newborn, queue_of
 from service.storage.quarantine import Quarantine
+from service.storage.rebuilding import Rebuilding
 from service.storage.script import SCRIPT, SHA
 from service.storage.terms import (
     OVERDUE_S,
@@ -66,6 +67,7 @@ class Store:
         self._uid = uid
         self.spool = spool
         self.quarantine = Quarantine(self._run)
+        self.rebuilding = Rebuilding(self._run, limits.caps)
         self.batches = Batches(self._run, limits.caps, _submits)
         self.limits = limits
         self._config = {
@@ -97,6 +99,8 @@ class Store:
         `takes_over`: the job that this one retries; its provider tasks and its slot become the new job's.
         Raises Unconfirmed when the record is there but too few replicas said so.
         """
+        if idempotency is not None:
+            job = replace(job, idempotency=f"{idempotency.key} {idempotency.body}")
         arguments, fields = newborn(job, self.limits.caps, deadline_s)
         arguments |= {
             "idem": idempotency and idempotency.key,

@@ -1,0 +1,41 @@
+-- Records that are made again from what the bucket tells. What is on record already is left alone.
+
+local function known_key()
+  if a.idem and a.idem_ms > 0 then
+    call('SET', P .. 'idem:' .. a.caller .. ':' .. a.idem, a.hash .. ' ' .. a.id, 'PX', a.idem_ms, 'NX')
+  end
+end
+
+-- An ended job, as its sidecar tells. rebuilt | known
+function verbs.rebuild()
+  if call('EXISTS', P .. 'job:' .. a.id, P .. 'tomb:' .. a.id) > 0 then return {'known', int(now), {}} end
+  write(a.id, {unpack(ARGV, 3)}, {})
+  index(a.id, a.caller, a.batch, nil, a.to)
+  for _, task in ipairs(a.tasks) do call('SET', P .. 'task:' .. task, a.id, 'NX') end
+  call('ZADD', P .. 'ended', int(a.ended_at), a.id)
+  known_key()
+  return {'rebuilt', int(now), {}}
+end
+
+-- A job was retried by another one. linked | gone
+function verbs.link()
+  local r = call('HMGET', P .. 'job:' .. a.id, 'retried_by', 'version')
+  if not r[2] or not sound(a.id) then return {'gone', int(now), {}} end
+  if not r[1] or r[1] == '' then
+    call('HSET', P .. 'job:' .. a.id, 'retried_by', a.retried_by)
+    call('HINCRBY', P .. 'job:' .. a.id, 'version', 1)
+    seal(a.id)
+  end
+  return {'linked', int(now), {}}
+end
+
+-- A batch that is over, as its marker tells. rebuilt | known
+function verbs.rebuild_batch()
+  local key = P .. 'batch:' .. a.id
+  if call('EXISTS', key) == 1 then return {'known', int(now), {}} end
+  call('HSET', key, unpack(ARGV, 3))
+  for _, name in ipairs({'batches', 'batches@' .. a.caller}) do call('ZADD', P .. name, 0, a.id) end
+  call('ZADD', P .. 'ended', int(a.ended_at), a.id)
+  known_key()
+  return {'rebuilt', int(now), {}}
+end
