@@ -6,7 +6,7 @@ COMPILE := $(BIN)/uv pip compile --generate-hashes --universal --no-emit-index-u
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check sim bench soak lock
+.PHONY: help setup clients run test check sim bench soak lock
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
@@ -17,9 +17,12 @@ setup: ## make .venv from requirements.lock; at once if it is up to date
 run: setup ## start the whole system on this machine; Ctrl-C stops it; data stay in .local/
 	@$(BIN)/python -m deploy.local.run
 
-test: check ## everything but the long proofs: check, then the tests
+test: check clients ## everything but the long proofs: check, then the tests
 	$(BIN)/pytest -n 2 --dist loadfile -m "not processes and not soak"
 	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder -m "processes and not soak" tests/integration tests/faults tests
+
+clients: setup ## make .venv-clients: other people's clients, for the tests of our drop-in interfaces
+	@sh deploy/local/clients.sh
 
 check: setup ## format, lint, types, Dockerfile, compose file
 	$(BIN)/ruff format --check --quiet .
@@ -38,7 +41,8 @@ bench: setup ## the measurements of tests/bench, printed
 soak: setup ## the long proofs: hours
 	$(BIN)/pytest -n 0 -m soak --timeout 0
 
-lock: setup ## pin what pyproject.toml allows, with hashes, into the three lock files
+lock: setup ## pin what pyproject.toml allows, with hashes, into the lock files
 	$(COMPILE) pyproject.toml --extra local --extra dev -o requirements.lock
 	$(COMPILE) pyproject.toml --constraint requirements.lock -o deploy/docker/requirements.lock
 	echo uv | $(COMPILE) - --no-annotate -o deploy/local/installer.lock
+	$(COMPILE) tests/clients/requirements.in -o tests/clients/requirements.lock

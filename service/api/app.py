@@ -6,6 +6,7 @@ lifespan ends: reader, bells on their way, connections.
 
 import asyncio
 import os
+import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -20,10 +21,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, ExceptionHandler, Message, Receive, Scope, Send
 
-from service.api import openapi, webhooks
+from service.api import images, openapi, webhooks
 from service.api.auth import Door, Endpoint
 from service.api.endings import Endings
 from service.api.events import Events
+from service.api.flux import OPERATIONS as FLUX
+from service.api.flux import Flux
 from service.api.guard import BodyGuard, BodyLimit, RequestId
 from service.api.health import Check, Health, MetricsPage
 from service.api.jobs import Jobs
@@ -34,6 +37,7 @@ from service.api.past import Past
 from service.api.past_life import PastLife
 from service.api.problems import LastResort, exception_handlers, problem, unavailable
 from service.api.reader import BLOCK_S, Reader
+from service.api.reception import Reception
 from service.api.waiting import Waiting
 from service.clock import Clock
 from service.metrics import Metrics
@@ -56,6 +60,8 @@ REDIS_CONNECTIONS: Final = 64  # Valkey commits what comes together in one fsync
 REPLICAS_WITHIN_S: Final = 0.5
 READER_TIMEOUT_S: Final = BLOCK_S + 2.0
 DRAIN_WITHIN_S: Final = 2.0
+
+ORDERS: Final = re.compile(r"(/flux)?/v1/[a-z0-9.-]+|/v1/images/generations")  # where a body may carry images
 
 Row = tuple[Operation, Endpoint]
 
@@ -168,8 +174,10 @@ def _rows(parts: Parts, health: Health, orders: Orders) -> list[Row]:
         rows.append((openapi.CALLBACK, webhooks.Webhooks(parts.desk, keys, parts.metrics).receive))
     if "api" in serve:
         rows += _api(parts, orders)
+        foreign = _dropins(parts, orders)
         described = [row for row, _ in rows] + list(openapi.ABOUT_ITSELF)
         pages = openapi.Description(openapi.document(described, parts.settings.flux_extra_models))
+        rows += foreign
         rows += zip(openapi.ABOUT_ITSELF, (pages.show_json, pages.show_page), strict=True)
     return rows
 
@@ -196,6 +204,18 @@ def _api(parts: Parts, orders: Orders) -> list[Row]:
         events.of_caller,
     )
     return [(row, door(endpoint)) for row, endpoint in zip(openapi.API, endpoints, strict=True)]
+
+
+def _dropins(parts: Parts, orders: Orders) -> list[Row]:
+    """Other services' interfaces, which their own clients describe."""
+    store = parts.desk.store
+    inputs = Inputs(store, parts.bucket, parts.settings.input_image_max_bytes)
+    reception = Reception(parts.desk, inputs, parts.clock)
+    tokens = ApiTokens(parts.settings.api_tokens)
+    flux = Flux(tokens, store, parts.bucket, Past(store, parts.bucket), orders, reception)
+    waiting = Waiting(store, parts.reader, parts.clock, images.WAIT_S)
+    openai = images.Images(tokens, parts.desk, parts.bucket, waiting, orders, reception)
+    return [*zip(FLUX, flux.endpoints(), strict=True), (images.OPERATION, openai.endpoint())]
 
 
 def _checks(parts: Parts) -> dict[str, Check]:
@@ -230,7 +250,7 @@ async def _callbacks(parts: Parts) -> str | None:
 def _body_limit(max_bytes: int, job_bytes: int, scope: Scope) -> BodyLimit:
     if scope["path"].startswith("/webhooks/"):
         return BodyLimit(webhooks.BODY_BYTES_MAX)
-    return BodyLimit(job_bytes if scope["path"] == "/v1/jobs" else max_bytes)
+    return BodyLimit(job_bytes if ORDERS.fullmatch(scope["path"]) else max_bytes)
 
 
 class Counted:

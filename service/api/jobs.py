@@ -87,9 +87,9 @@ class Jobs:
     async def _received(self, request: Request, caller: str) -> tuple[Job, dict[str, Any]]:
         """The job, and how to create it. Its images are in the bucket, and nothing holds the body any more."""
         body, order = await self._orders.read(request, caller)
-        how = {"deadline_s": order.deadline_s, "idempotency": _idempotency(request, body)}
+        how = {"deadline_s": order.deadline_s, "idempotency": idempotency(request, body)}
         del body
-        job = _ordered(fresh_id(self._clock), caller, order)
+        job = ordered(fresh_id(self._clock), caller, order)
         return replace(job, request={**order.request, **await self._inputs.keep(job.id, order.inputs)}), how
 
     async def _created(self, request: Request, job: Job, written: Written) -> Response:
@@ -142,7 +142,7 @@ def fresh_id(clock: Clock) -> str:
     return layout.new_id("job", clock.now_ms(), secrets.token_bytes(layout.ENTROPY_BYTES))
 
 
-def _ordered(job_id: str, caller: str, order: Order) -> Job:
+def ordered(job_id: str, caller: str, order: Order) -> Job:
     return Job(
         id=job_id,
         caller=caller,
@@ -155,7 +155,7 @@ def _ordered(job_id: str, caller: str, order: Order) -> Job:
     )
 
 
-def _idempotency(request: Request, body: object) -> Idempotency | None:
+def idempotency(request: Request, body: object) -> Idempotency | None:
     """Digests: keys are callers' text, and bodies are long. Bodies compare as parsed JSON."""
     key = request.headers.get("idempotency-key")
     if key is None:

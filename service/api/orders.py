@@ -30,17 +30,25 @@ class Orders:
         return self.rules.max_body_bytes + self.rules.max_input_bytes * 4 // 3 + BASE64_SLACK_BYTES
 
     async def read(self, request: Request, caller: str) -> tuple[object, Order]:
-        """The body as parsed JSON, and as an order. Raises ProblemError: 400, 413, 422.
+        """The body as parsed JSON, and as an order. Raises ProblemError: 400, 413, 422."""
+        body, size_bytes = await self.parsed(request)
+        return body, await self.understood(body, size_bytes, caller)
+
+    async def parsed(self, request: Request) -> tuple[object, int]:
+        """The body as JSON, and how many bytes it came as. Raises ProblemError: 400, 413.
 
         `request.body()` would keep the bytes as long as the request lives, which may wait for its job's end.
         """
         raw = b"".join([chunk async for chunk in request.stream()])
         size_bytes = len(raw)
         body = await _apart(size_bytes, loads, raw)
-        del raw
         if body is NOT_JSON:
             raise ProblemError(400, "invalid_json", "The body is not JSON in UTF-8.")
-        return body, await _apart(size_bytes, self.understand, body, size_bytes, caller)
+        return body, size_bytes
+
+    async def understood(self, body: object, size_bytes: int, caller: str) -> Order:
+        """`understand`, off the loop if there is much of it."""
+        return await _apart(size_bytes, self.understand, body, size_bytes, caller)
 
     def understand(self, body: object, size_bytes: int, caller: str) -> Order:
         """The order that parsed JSON spells, which came as so many bytes. Raises ProblemError: 413, 422."""

@@ -70,6 +70,19 @@ class ProblemError(Exception):
         self._arguments = (status, code, detail)
         self._more = more
 
+    @property
+    def errors(self) -> list[FieldError]:
+        """The mistakes that name fields."""
+        return [error for error in self._more.get("errors") or () if isinstance(error, FieldError)]
+
+    @property
+    def detail(self) -> str:
+        return self._arguments[2]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return dict(self._more.get("headers") or {})
+
     def response(self) -> Response:
         return problem(*self._arguments, **self._more)
 

@@ -55,6 +55,10 @@ class Rules:
             return Mistakes([FieldError("/callback_url", detail)])
         return order
 
+    def knows(self, model: str) -> bool:
+        """Whether there is such a model here."""
+        return model in catalogue.MODELS or model in self.extra_models
+
     def line(self, raw: bytes, caller: str) -> tuple[object, Order | Mistakes]:
         """A line of a batch, as parsed JSON and as an order. Total."""
         body = loads(raw)

@@ -21,6 +21,7 @@ from service.storage.newborn import newborn, queue_of
 from service.storage.quarantine import Quarantine
 from service.storage.rebuilding import Rebuilding
 from service.storage.script import SCRIPT, SHA
+from service.storage.series import Series
 from service.storage.terms import (
     OVERDUE_S,
     Bell,
@@ -67,6 +68,7 @@ class Store:
         self._uid = uid
         self.spool = spool
         self.quarantine = Quarantine(self._run)
+        self.series = Series(self._run)
         self.rebuilding = Rebuilding(self._run, limits.caps)
         self.batches = Batches(self._run, limits.caps, _submits)
         self.limits = limits
