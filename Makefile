@@ -6,7 +6,7 @@ COMPILE := $(BIN)/uv pip compile --generate-hashes --universal --no-emit-index-u
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help setup clients run test check sim bench soak lock
+.PHONY: help setup run test clients check sim bench soak lock
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
