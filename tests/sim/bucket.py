@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 from service.domain import layout
 from service.storage.objects import BucketUnavailable, Conflict, ObjectFacts, Stored
@@ -87,6 +87,13 @@ class SimBucket:
         assert digest(data) == sha256
         thing = Thing(data, content_type, dict(metadata))
         return await self._do("put_file", lambda: self._shelf.put(key, thing))
+
+    async def put_stream(
+        self, key: str, body: IO[bytes], *, content_type: str, sha256: str, metadata: Mapping[str, str]
+    ) -> Stored | Conflict:
+        data = body.read()
+        assert digest(data) == sha256
+        return await self._do("put_stream", lambda: self._shelf.put(key, Thing(data, content_type, dict(metadata))))
 
     async def put_bytes(
         self,

@@ -11,6 +11,7 @@ It takes plain dicts, so that it reads simulated, tested and real systems alike:
 - `answers`: to whom (`order`, `cancel`, … or `callback`) and with which status, and the id of an accepted order.
 """
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -122,3 +123,40 @@ def answer_faults(answers: Iterable[Row], stories: Mapping[str, list[Row]]) -> I
             first = keys.setdefault((answer["caller"], answer["key"]), job_id)
             if first != job_id:
                 yield f"{job_id}: P5 its key had made {first}"
+
+
+def batch_faults(uploads: Iterable[Row], *, batches: Mapping[str, Row], objects: Mapping[str, bytes]) -> Iterable[str]:
+    """A batch is there whole or not at all: one for a key, a job for each line, and in the bucket, in this order, the
+    sidecars of its jobs, its manifest with their lines in the order of the batch's, and its marker.
+
+    `uploads`: what callers were told: key, id, prompts. `batches`: the records, with the ids of their jobs as `lines`.
+    `objects`: the bucket, in the order in which it was filled.
+    """
+    keys: dict[Any, str] = {}
+    for upload in uploads:
+        if (first := keys.setdefault(upload["key"], upload["id"])) != upload["id"]:
+            yield f"{upload['id']}: P5 its key had made {first}"
+        batch = batches.get(upload["id"])
+        if batch is None:
+            yield f"{upload['id']}: P1 accepted, and not on record"
+        elif len(batch["lines"]) != len(upload["prompts"]):
+            yield f"{upload['id']}: {len(batch['lines'])} jobs for {len(upload['prompts'])} lines"
+    order = {key: number for number, key in enumerate(objects)}
+    for batch_id, batch in batches.items():
+        if batch["status"] == "staging":
+            yield f"{batch_id}: half a batch is left"
+            continue
+        folder = next((key.rpartition("/")[0] for key in objects if f"/{batch_id}/" in key), "")
+        markers = [key for key in (f"{folder}/_SUCCESS", f"{folder}/_FAILED") if key in objects]
+        if len(markers) != 1:
+            yield f"{batch_id}: its markers are {markers}"
+            continue
+        manifest = f"{folder}/manifest.ndjson"
+        told = [json.loads(line) for line in objects[manifest].splitlines()] if manifest in objects else []
+        if [job["id"] for job in told] != batch["lines"]:
+            yield f"{batch_id}: its manifest tells of {len(told)} jobs, not of its {len(batch['lines'])} in their order"
+        sidecars = [key for key in objects if any(f"{job_id}.json" in key for job_id in batch["lines"])]
+        if any(order[key] > order[manifest] for key in sidecars) or order[manifest] > order[markers[0]]:
+            yield f"{batch_id}: the bucket was not filled in its order"
+        if (markers[0].endswith("_SUCCESS")) != any(job["status"] == "succeeded" for job in told):
+            yield f"{batch_id}: its marker does not say what its manifest says"

@@ -5,6 +5,7 @@ Everything from the receiver of callbacks to the sweep is the real thing; only w
 
 import asyncio
 import random
+import tempfile
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from service.api.endings import Endings
 from service.api.jobs import Jobs
@@ -29,20 +30,23 @@ from service.domain.addresses import HostList
 from service.domain.answers import Answer, NotAccepted, Unknown
 from service.domain.job import Queue
 from service.domain.rules import Rules
+from service.intake import Intake, Upload, UploadLost
 from service.metrics import Metrics
 from service.parsers import WebhookKey
+from service.storage.batches import Began, Enrolled
 from service.storage.bucket import Bucket
 from service.storage.connection import RedisError
 from service.storage.desk import Desk
 from service.storage.inputs import Inputs
 from service.storage.objects import BucketError
-from service.storage.terms import Limits
+from service.storage.terms import Bell, Limits
 from service.tokens import CallbackKeys
 from tests.sim.bucket import Shelf, SimBucket, digest
 from tests.sim.memory import MemoryStore
 from tests.sim.provider import Provider, Reply
 from tests.sim.world import Cut, Process, World
-from workers import collect, submit, sweep
+from workers import batches, collect, submit, sweep
+from workers.batches import Binder
 from workers.close import Closer
 from workers.collect import Collector
 from workers.download import DownloadFailure, FailureKind
@@ -59,6 +63,8 @@ T = TypeVar("T")
 METRICS: Final = Metrics()
 KEYS: Final = CallbackKeys((WebhookKey("k1", b"k" * 32),))
 MEBIBYTE: Final = 2**20
+NOWHERE: Final = HostList.parse("", any_public=True)
+RULES: Final = Rules(frozenset(), NOWHERE, (), max_body_bytes=MEBIBYTE, max_input_bytes=MEBIBYTE)
 STEPS_AT_ONCE: Final = 6
 _JOB: ContextVar[str] = ContextVar("job")  # whose bell is being answered: the ledger's word, not the service's
 
@@ -195,6 +201,7 @@ class Worker(Process):
         for _ in range(STEPS_AT_ONCE):
             self.start(self._serve(Queue.SUBMIT, self.submitter.run))
             self.start(self._serve(Queue.COLLECT, self.collector.run))
+        self.start(self._serve("batches", self.binder.run))
         if sweeps:
             self.start(self._guard(self.sweep.run()))
 
@@ -230,8 +237,12 @@ class Worker(Process):
         self.submitter = Submitter(desk, flux, bucket, timing, KEYS, clock, dice, buying)
         self.collector = Collector(desk, flux, timing, puller, closer, clock, looking)
         self.sweep = Sweep(desk, SimRinger(self, town), bucket, closer, clock, sweeping)
+        inputs = Inputs(desk.store, bucket, MEBIBYTE)
+        intake = Intake(desk.store, inputs, RULES, clock)
+        binding = batches.Terms(lease_s=terms.lease_s, temp_dir=Path(tempfile.gettempdir()))
+        self.binder = Binder(desk, bucket, inputs, intake, clock, binding)
 
-    async def _serve(self, queue: Queue, step: Callable[[str], Awaitable[None]]) -> None:
+    async def _serve(self, queue: str, step: Callable[[str], Awaitable[None]]) -> None:
         while True:
             job_id = await self.world.bells[queue].ids.get()
             _JOB.set(job_id)
@@ -256,8 +267,9 @@ class Front(Process):
         bucket = cast("Bucket", SimBucket(self, town.shelf))
         inputs = Inputs(desk.store, bucket, MEBIBYTE)
         past = Past(desk.store, bucket)
-        nowhere = HostList.parse("", any_public=True)
-        orders = Orders(Rules(frozenset(), nowhere, (), max_body_bytes=MEBIBYTE, max_input_bytes=MEBIBYTE))
+        orders = Orders(RULES)
+        self._desk = desk
+        self._intake = Intake(desk.store, inputs, RULES, self.clock)
         waiting = Waiting(desk.store, Reader(desk.store), self.clock, 60.0)
         self._jobs = Jobs(desk, bucket, past, waiting, orders, inputs, self.clock)
         self._endings = Endings(desk, past, inputs, self.clock)
@@ -266,6 +278,29 @@ class Front(Process):
     async def order(self, caller: str, key: str, body: bytes) -> tuple[int, bytes] | None:
         request = _request(body, headers=[(b"idempotency-key", key.encode())])
         return await self._answer("order", lambda: self._jobs.create(request, caller))
+
+    async def upload(self, caller: str, key: str, rows: Sequence[bytes]) -> tuple[int, bytes] | None:
+        return await self._answer("upload", lambda: self._take_in(caller, key, rows))
+
+    async def _take_in(self, caller: str, key: str, rows: Sequence[bytes]) -> Response:
+        try:
+            begun = await self._intake.begin(caller, key)
+            if not isinstance(begun, Upload):
+                return JSONResponse({"id": begun.known_id}, 200 if begun.began is Began.KNOWN else 503)
+            for row in rows:
+                await begun.add(row)
+            enrolled, batch_id = await begun.seal({}, None)
+        except UploadLost:
+            return JSONResponse({}, 503)
+        assert enrolled in {Enrolled.ENROLLED, Enrolled.ALREADY}
+        self._desk.ring([Bell("batches", batch_id)])
+        return JSONResponse({"id": batch_id}, 202)
+
+    async def cancel_batch(self, caller: str, batch_id: str) -> tuple[int, bytes] | None:
+        return await self._answer("cancel batch", lambda: self._cancel_batch(batch_id))
+
+    async def _cancel_batch(self, batch_id: str) -> Response:
+        return JSONResponse({}, 200 if await self._desk.store.batches.cancel(batch_id) else 409)
 
     async def cancel(self, caller: str, job_id: str) -> tuple[int, bytes] | None:
         return await self._answer("cancel", lambda: self._endings.cancel(_request(job_id=job_id), caller))

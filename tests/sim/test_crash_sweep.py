@@ -63,19 +63,35 @@ async def delete(sim: Sim) -> None:
     await sim.delete(job_id)
 
 
+async def batch(sim: Sim) -> None:
+    await sim.upload("spring", "a lighthouse", "a heron")
+
+
+async def batch_with_an_input(sim: Sim) -> None:
+    await sim.upload("spring", "a lighthouse", image_prompt=IMAGE)
+
+
+async def batch_cancelled(sim: Sim) -> None:
+    batch_id = await sim.upload("spring", "a lighthouse", "a heron")
+    await sim.cancel_batch(batch_id)
+
+
 EITHER: Final = frozenset({"succeeded", "failed"})
 SCENARIOS: Final = (
-    Scenario("called back", 31, order),
-    Scenario("not called back", 40, order, terms=Terms(callbacks=False)),
-    Scenario("all callbacks lost", 39, order, manners=Manners(call_lost=1.0)),
-    Scenario("refused once", 37, order, first=("overloaded",)),
-    Scenario("throttled once", 37, order, first=("throttled",)),
-    Scenario("moderated, then retried", 50, retry, EITHER, first=("moderated",)),
-    Scenario("cancelled", 30, cancel, frozenset({"succeeded", "cancelled"})),
-    Scenario("deleted", 44, delete),
-    Scenario("with an input image", 34, order_with_an_input),
-    Scenario("outcome unknown, then called back", 31, order, first=("garbled",)),
-    Scenario("outcome unknown", 83, order, EITHER, first=("garbled",), manners=Manners(call_lost=1.0)),
+    Scenario("called back", 34, order),
+    Scenario("not called back", 44, order, terms=Terms(callbacks=False)),
+    Scenario("all callbacks lost", 44, order, manners=Manners(call_lost=1.0)),
+    Scenario("refused once", 39, order, first=("overloaded",)),
+    Scenario("throttled once", 39, order, first=("throttled",)),
+    Scenario("moderated, then retried", 54, retry, EITHER, first=("moderated",)),
+    Scenario("cancelled", 33, cancel, frozenset({"succeeded", "cancelled"})),
+    Scenario("deleted", 48, delete),
+    Scenario("with an input image", 37, order_with_an_input),
+    Scenario("outcome unknown, then called back", 34, order, first=("garbled",)),
+    Scenario("a batch", 76, batch),
+    Scenario("a batch with an input image", 60, batch_with_an_input),
+    Scenario("a batch, cancelled", 47, batch_cancelled, frozenset({"succeeded", "cancelled"})),
+    Scenario("outcome unknown", 100, order, EITHER, first=("garbled",), manners=Manners(call_lost=1.0)),
 )
 
 

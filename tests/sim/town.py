@@ -49,6 +49,7 @@ class Sim:
         self.world.memory.watch = self._watch
         self.ended: dict[str, str] = {}
         self.deleted: set[str] = set()
+        self.uploads: list[dict[str, Any]] = []
         for number in range(workers):
             self._hire(f"worker-{number}")
 
@@ -62,6 +63,17 @@ class Sim:
         job_id = json.loads(answer)["id"] if status in (200, 202) else None
         self.world.answers.append({"to": "order", "status": status, "job_id": job_id, "key": key, "caller": caller})
         return job_id
+
+    async def upload(self, key: str, *prompts: str, caller: str = CALLER, **body: Any) -> str:
+        """The id of the accepted batch."""
+        rows = [json.dumps({"model": "flux-dev", "prompt": prompt} | body).encode() for prompt in prompts]
+        status, answer = await self._insist(lambda: self.front.upload(caller, key, rows))
+        batch_id: str = json.loads(answer)["id"]
+        self.uploads.append({"key": (caller, key), "id": batch_id, "prompts": list(prompts), "status": status})
+        return batch_id
+
+    async def cancel_batch(self, batch_id: str) -> int:
+        return (await self._insist(lambda: self.front.cancel_batch(CALLER, batch_id)))[0]
 
     async def cancel(self, job_id: str, *, caller: str = CALLER) -> int:
         return (await self._insist(lambda: self.front.cancel(caller, job_id)))[0]
@@ -131,12 +143,17 @@ class Sim:
         memory, things = self.world.memory, self.shelf.things
         found = [*self.world.bugs]
         found += history.violations(
-            lines=[entry.data for entry in memory.events],
+            lines=[entry.data for entry in memory.events if entry.data["id"] not in memory.batches],
             jobs=[view(self.job(job_id)) for job_id in memory.jobs],
             ledger=self.provider.ledger,
             objects={key: _plain(key, thing.data, thing.metadata) for key, thing in things.items()},
             answers=self.world.answers,
             unknown_wait_ms=round(self.town.terms.unknown_wait_s * 1000),
+        )
+        found += history.batch_faults(
+            self.uploads,
+            batches={batch_id: {"lines": self._members(batch_id), **row} for batch_id, row in memory.batches.items()},
+            objects={key: thing.data for key, thing in things.items()},
         )
         for name in ("slots", "ripe", "due", *(name for name in memory.zsets if name.startswith(("slots:", "wait:")))):
             found += [f"{member} is left in {name}" for member in memory.zsets[name]]
@@ -146,6 +163,9 @@ class Sim:
             f"{job_id}: no sidecar" for job_id in memory.jobs if not any(f"{job_id}.json" in key for key in things)
         ]
         return found
+
+    def _members(self, batch_id: str) -> list[str]:
+        return sorted(self.world.memory.zsets[f"jobs#{batch_id}"])
 
     def _watch(self, job_id: str) -> None:
         """After every write, what is cheap to see."""
