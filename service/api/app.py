@@ -8,7 +8,7 @@ import asyncio
 import os
 import re
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, ExceptionHandler, Message, Receive, Scope, Send
 
 from service.api import images, openapi, webhooks
@@ -134,7 +134,7 @@ def _app(parts: Parts, health: Health, lifespan: Any) -> Starlette:
     rows = _rows(parts, health, orders)
     cap = partial(_body_limit, parts.settings.max_body_bytes, orders.max_bytes)
     app = Starlette(
-        routes=_routes(rows),
+        routes=_routes(rows, orders.rules.knows),
         middleware=[
             Middleware(RequestId, clock=parts.clock),
             Middleware(Counted, metrics=parts.metrics),
@@ -148,12 +148,32 @@ def _app(parts: Parts, health: Health, lifespan: Any) -> Starlette:
     return app
 
 
-def _routes(rows: list[Row]) -> list[Route]:
+class ModelRoute(Route):
+    """A path whose `{model}` is one that we know. Any other is an unknown path: `GET /v1/job` is a 404, not a 405."""
+
+    knows: Callable[[str], bool]
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, child = super().matches(scope)
+        if match is not Match.NONE and not self.knows(child["path_params"].get("model", "")):
+            return Match.NONE, {}
+        return match, child
+
+
+def _routes(rows: list[Row], knows: Callable[[str], bool]) -> list[Route]:
     """One route a path, so that a 405 names every method that the path takes (RFC 9110, section 15.5.6)."""
     paths: dict[str, dict[str, Endpoint]] = {}
     for row, endpoint in rows:
         paths.setdefault(row.path, {})[row.method.upper()] = endpoint
-    return [Route(path, _by_method(endpoints), methods=list(endpoints)) for path, endpoints in paths.items()]
+    return [_route(path, endpoints, knows) for path, endpoints in paths.items()]
+
+
+def _route(path: str, endpoints: dict[str, Endpoint], knows: Callable[[str], bool]) -> Route:
+    if "{model" not in path:
+        return Route(path, _by_method(endpoints), methods=list(endpoints))
+    route = ModelRoute(path, _by_method(endpoints), methods=list(endpoints))
+    route.knows = knows
+    return route
 
 
 def _by_method(endpoints: dict[str, Endpoint]) -> Endpoint:

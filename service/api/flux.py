@@ -65,8 +65,6 @@ class Flux:
         return [self._told(self._result), self._told(self._submit)] * len(BASES)
 
     async def _submit(self, request: Request, caller: str) -> Response:
-        if not self._orders.rules.knows(request.path_params["model"]):
-            raise ProblemError(404, "not_found", "Not Found")
         async with self._orders.room.place(request):
             body, size_bytes = await self._orders.parsed(request)
             if not isinstance(body, dict):

@@ -324,6 +324,21 @@ async def test_a_job_whose_record_is_gone_is_told_from_its_sidecar(shop: Serving
 # ---- Redis away --------------------------------------------------------------------------------------------------
 
 
+async def test_an_unknown_path_is_404_and_only_a_known_one_can_have_a_wrong_method(alice: httpx.AsyncClient) -> None:
+    tries = [("GET", "/v1/job"), ("POST", "/v1/job"), ("POST", "/v1/events"), ("GET", "/v1/flux-dev")]
+    found = {f"{method} {path}": await alice.request(method, path, json={}) for method, path in tries}
+    seen = {
+        tried: (answer.status_code, sorted(answer.headers.get("allow", "").split(", ")))
+        for tried, answer in found.items()
+    }
+    assert seen == {
+        "GET /v1/job": (404, [""]),
+        "POST /v1/job": (404, [""]),
+        "POST /v1/events": (405, ["GET", "HEAD"]),
+        "GET /v1/flux-dev": (405, ["POST"]),
+    }
+
+
 async def test_while_redis_is_away_everything_is_503_and_then_well_again(own_valkey: Valkey) -> None:
     with serving(own_valkey.url) as web:
         async with person("alice", web.url) as alice:
