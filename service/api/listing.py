@@ -43,15 +43,15 @@ class _Asked:
     """The parameters of a list, checked."""
 
     def __init__(self, given: Mapping[str, str]) -> None:
-        self.status = _status(given.get("status") or None)
-        self.batch_id = given.get("batch") or None
+        self.status = _status(given.get("status"))
+        self.batch_id = given.get("batch")
         if self.batch_id is not None and not layout.valid_id("batch", self.batch_id):
             raise invalid_parameter("batch", "Is no batch id")
-        limit = given.get("limit") or str(PAGE)
+        limit = given.get("limit", str(PAGE))
         if not (limit.isascii() and limit.isdigit() and len(limit) <= 4 and 1 <= int(limit) <= PAGE_MOST):
             raise invalid_parameter("limit", f"Should be 1 to {PAGE_MOST}")
         self.limit = int(limit)
-        self.before = _before(given.get("cursor") or None)
+        self.before = _before(given.get("cursor"))
 
 
 def _status(text: str | None) -> Status | None:

@@ -51,7 +51,7 @@ KEY: Final = header(
 )
 LAST: Final = header("Last-Event-ID", {"type": "string"}, "Continue after this event")
 STREAM: Final = "text/event-stream"
-BATCH: Final = "^(batch_[0-6][0-9A-HJKMNP-TV-Z]{25})?$"
+BATCH: Final = "^batch_[0-6][0-9A-HJKMNP-TV-Z]{25}$"
 UNKNOWN: Final = {404: "not_found"}
 
 API: Final = (
