@@ -51,7 +51,7 @@ class _Asked:
         if not (limit.isascii() and limit.isdigit() and len(limit) <= 4 and 1 <= int(limit) <= PAGE_MOST):
             raise invalid_parameter("limit", f"Should be 1 to {PAGE_MOST}")
         self.limit = int(limit)
-        self.before = _before(given.get("cursor"))
+        self.before = _before(given.get("cursor") or None)  # an empty one begins a loop over the pages
 
 
 def _status(text: str | None) -> Status | None:

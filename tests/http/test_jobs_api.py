@@ -157,7 +157,9 @@ async def test_a_list_is_walked_page_by_page_newest_first(alice: httpx.AsyncClie
     assert listed == set(made)
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=", "status=", "limit=201", "limit=x", "limit=٣", "status=done", "batch=x", "cursor=!"])
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=", "status=", "limit=201", "limit=x", "limit=٣", "status=done", "batch=x", "cursor=!"]
+)
 async def test_a_wrong_parameter_is_named(alice: httpx.AsyncClient, query: str) -> None:
     answer = await alice.get(f"/v1/jobs?{query}")
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, f"/{query.partition('=')[0]}")
