@@ -12,7 +12,7 @@ from service.domain.layout import inputs_prefix
 
 INPUT_URL_CHARS_MAX: Final = 8_192  # presigned URLs with a session token pass 2,000
 _DATA_URL: Final = re.compile(r"data:image/[a-z0-9.+-]{1,40};base64,", re.IGNORECASE)
-# Without credentials. No \s: what that means differs between Python, Rust and ECMA, and clients read this in the schema.
+# Without credentials. No \s: what that means differs between Python, Rust and ECMA, and it stands in our schema.
 WEB_URL: Final = r"^https?://[^\x00-\x20\x7f-\xa0/?#@\\]+([/?#][!-~]*)?$"
 _WEB_URL: Final = re.compile(WEB_URL)
 _BASE64: Final = r"([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)"
