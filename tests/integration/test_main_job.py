@@ -1,9 +1,4 @@
-"""The main job, end to end, with real processes: 200 at once, with callbacks, without, and with bad ones.
-
-Only the first is that large in `make test`; `make soak` has all.
-"""
-
-from typing import Final
+"""The main job, end to end, with real processes: 200 at once, with callbacks, without, and with bad ones."""
 
 import pytest
 
@@ -12,7 +7,6 @@ from tests.integration.house import House
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(400)]
 
 JOBS = 200
-FEWER: Final = [80, pytest.param(JOBS, marks=pytest.mark.soak)]
 
 
 def bought_once(house: House, jobs: list[dict[str, object]]) -> None:
@@ -36,8 +30,7 @@ def test_all_are_found_by_their_callbacks(house: House) -> None:
     assert {job["found_by"] for job in jobs} == {"webhook"}
 
 
-@pytest.mark.parametrize("jobs_posted", FEWER)
-def test_doubled_forged_and_early_callbacks_change_no_image(house: House, jobs_posted: int) -> None:
+def test_doubled_forged_and_early_callbacks_change_no_image(house: House) -> None:
     house.control(
         latency_s=2,
         latency_spread_s=1,
@@ -46,7 +39,7 @@ def test_doubled_forged_and_early_callbacks_change_no_image(house: House, jobs_p
         callback_forged=0.1,
         callback_early=0.1,
     )
-    jobs = house.await_ended(house.post_many(jobs_posted, "bad callbacks"))
+    jobs = house.await_ended(house.post_many(JOBS, "bad callbacks"))
     house.audit(jobs)
     bought_once(house, jobs)
 
@@ -59,10 +52,9 @@ def test_answers_lost_after_acceptance_cost_nothing_while_callbacks_come(house: 
     assert len(house.ledger()["submissions"]) == 50
 
 
-@pytest.mark.parametrize("jobs_posted", FEWER)
-def test_all_are_found_by_polls_when_every_callback_is_lost(house: House, jobs_posted: int) -> None:
+def test_all_are_found_by_polls_when_every_callback_is_lost(house: House) -> None:
     house.control(latency_s=2, latency_spread_s=1, max_in_flight=24, callback_loss=1)
-    jobs = house.await_ended(house.post_many(jobs_posted, "without callbacks"))
+    jobs = house.await_ended(house.post_many(JOBS, "without callbacks"))
     house.audit(jobs)
     bought_once(house, jobs)
     within_the_cap(house)
