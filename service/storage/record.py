@@ -43,11 +43,11 @@ def _flag(text: str) -> bool:
 
 
 def _attempts(text: str) -> tuple[int, ...]:
-    return tuple(json.loads(text)) if text else ()
+    return () if text in {"", "[]"} else tuple(json.loads(text))
 
 
 def _object(text: str) -> dict[str, Any]:
-    return json.loads(text) if text else {}
+    return {} if text in {"", "{}"} else json.loads(text)
 
 
 def _image(text: str) -> Image:
@@ -129,6 +129,8 @@ def write(fields: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _text(value: Any) -> str:
+    if type(value) is str:
+        return value
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -198,7 +200,7 @@ def _utf8(text: str) -> str:
 
 def checksum(flat: Mapping[str, str]) -> str:
     """The schema, and SHA-1 over `name=value` lines in the order of NAMES: the same that the script stores as `sum`."""
-    lines = "".join(f"{name}={flat[name]}\n" for name in NAMES if name in flat)
+    lines = "".join([f"{name}={flat[name]}\n" for name in NAMES if name in flat])
     digest = hashlib.sha1(lines.encode("utf-8", "surrogateescape"), usedforsecurity=False).hexdigest()
     return f"{flat.get('schema', '')}:{digest}"
 

@@ -225,7 +225,7 @@ class Store:
         if reply[0] == "none":
             return None, bells
         _, now, _, claimed, lease_end, gate, flat = reply
-        return Claim(record.read(_pairs(flat), claimed), int(now), int(lease_end), gate, alone), bells
+        return Claim(self._parsed(_pairs(flat), claimed), int(now), int(lease_end), gate, alone), bells
 
     async def renew(self, job_id: str, lease_end: int, lease_s: float, *, alone: str | None = None) -> int | None:
         """The new end of the lease, or None: it ran out, or something happened to the job."""
@@ -284,7 +284,10 @@ class Store:
     async def get(self, job_id: str) -> Job | None:
         """The job, or None. Raises record.CorruptRecord, record.NewerRecord."""
         flat = await self._flat(job_id)
-        return record.read(flat, job_id) if flat else None
+        return self._parsed(flat, job_id) if flat else None
+
+    def _parsed(self, flat: Mapping[str, str], job_id: str) -> Job:
+        return record.read(flat, job_id)
 
     async def _flat(self, job_id: str) -> dict[str, str]:
         flat = await self._redis.hgetall(self._key("job", job_id))

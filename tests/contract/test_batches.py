@@ -206,6 +206,18 @@ async def test_a_last_job_that_closes_while_the_batch_is_attended_is_not_missed(
     assert await store.batches.attend(ID, 10)
 
 
+async def test_a_step_that_slept_while_another_marked_the_batch_leaves_nothing_due(store: Store) -> None:
+    await enroll(store, lines(1))
+    await store.batches.unfold(ID, 10)
+    await happens(store, line(0).job.id, e.CancelAsked(), e.SidecarWritten())
+    assert await store.batches.count_up(ID)
+    await store.batches.mark(ID)
+    await store.plan("batch", ID, 0)
+    await store.batches.rest(ID, 0)
+    assert not await store.batches.attend(ID, 10)
+    assert (await store.figures()).due == 0
+
+
 async def test_a_deleted_job_is_closed(store: Store) -> None:
     await enroll(store, lines(1))
     await store.batches.unfold(ID, 10)

@@ -136,6 +136,13 @@ MECHANISMS: Final = (
         "tests/contract/test_batches.py",
     ),
     Mechanism(
+        "a marked batch is let be",
+        "service/storage/lua/batches.lua",
+        "if not r[1] or r[2] == '1' then",
+        "if not r[1] then",
+        "tests/contract/test_batches.py",
+    ),
+    Mechanism(
         "lease that is lost stays lost",
         "service/storage/lua/due.lua",
         "  if at ~= a.lease_end then return {'lost', int(now), {}} end\n",

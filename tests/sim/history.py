@@ -13,7 +13,7 @@ It takes plain dicts, so that it reads simulated, tested and real systems alike:
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
@@ -125,12 +125,14 @@ def answer_faults(answers: Iterable[Row], stories: Mapping[str, list[Row]]) -> I
                 yield f"{job_id}: P5 its key had made {first}"
 
 
-def batch_faults(uploads: Iterable[Row], *, batches: Mapping[str, Row], objects: Mapping[str, bytes]) -> Iterable[str]:
+def batch_faults(
+    uploads: Iterable[Row], *, batches: Mapping[str, Row], objects: Mapping[str, bytes], deleted: Collection[str] = ()
+) -> Iterable[str]:
     """A batch is there whole or not at all: one for a key, a job for each line, and in the bucket, in this order, the
     sidecars of its jobs, its manifest with their lines in the order of the batch's, and its marker.
 
     `uploads`: what callers were told: key, id, prompts. `batches`: the records, with the ids of their jobs as `lines`.
-    `objects`: the bucket, in the order in which it was filled.
+    `objects`: the bucket, in the order in which it was filled. `deleted`: jobs whose callers wanted nothing left.
     """
     keys: dict[Any, str] = {}
     for upload in uploads:
@@ -145,18 +147,27 @@ def batch_faults(uploads: Iterable[Row], *, batches: Mapping[str, Row], objects:
     for batch_id, batch in batches.items():
         if batch["status"] == "staging":
             yield f"{batch_id}: half a batch is left"
-            continue
-        folder = next((key.rpartition("/")[0] for key in objects if f"/{batch_id}/" in key), "")
-        markers = [key for key in (f"{folder}/_SUCCESS", f"{folder}/_FAILED") if key in objects]
-        if len(markers) != 1:
-            yield f"{batch_id}: its markers are {markers}"
-            continue
-        manifest = f"{folder}/manifest.ndjson"
-        told = [json.loads(line) for line in objects[manifest].splitlines()] if manifest in objects else []
-        if [job["id"] for job in told] != batch["lines"]:
-            yield f"{batch_id}: its manifest tells of {len(told)} jobs, not of its {len(batch['lines'])} in their order"
-        sidecars = [key for key in objects if any(f"{job_id}.json" in key for job_id in batch["lines"])]
-        if any(order[key] > order[manifest] for key in sidecars) or order[manifest] > order[markers[0]]:
-            yield f"{batch_id}: the bucket was not filled in its order"
-        if (markers[0].endswith("_SUCCESS")) != any(job["status"] == "succeeded" for job in told):
-            yield f"{batch_id}: its marker does not say what its manifest says"
+        else:
+            yield from (f"{batch_id}: {fault}" for fault in end_faults(batch, objects, order, deleted))
+
+
+def end_faults(
+    batch: Row, objects: Mapping[str, bytes], order: Mapping[str, int], deleted: Collection[str]
+) -> Iterable[str]:
+    """How a batch stands in the bucket once it is over."""
+    folder = next((key.rpartition("/")[0] for key in objects if f"/{batch['id']}/" in key), "")
+    manifest, markers = f"{folder}/manifest.ndjson", [f"{folder}/{name}" for name in ("_SUCCESS", "_FAILED")]
+    there = [key for key in markers if key in objects]
+    if len(there) != 1 or manifest not in objects:
+        yield f"its markers are {there}, and its manifest is there: {manifest in objects}"
+        return
+    told = [json.loads(line) for line in objects[manifest].splitlines()]
+    listed = [job["id"] for job in told]
+    if listed != [line for line in batch["lines"] if line in listed or line not in deleted]:
+        yield f"its manifest tells of {len(told)} jobs, not of its {len(batch['lines'])} in their order"
+    sidecars = [key for key in objects if any(key.endswith(f"/{job_id}.json") for job_id in listed)]
+    if any(order[key] > order[manifest] for key in sidecars) or order[manifest] > order[there[0]]:
+        yield "the bucket was not filled in its order"
+    succeeded = any(job["status"] == "succeeded" for job in told)
+    if there[0].endswith("_SUCCESS") != succeeded and not any(line in deleted for line in batch["lines"]):
+        yield f"its marker is {there[0]}, its manifest says otherwise"

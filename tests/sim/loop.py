@@ -1,13 +1,19 @@
 """An event loop whose time is a number: when nothing can run now, it is at once as late as the next timer says.
 
-One thread, no sockets, no executor: whoever asks for one is told so by an exception.
+One thread, no sockets, no executor: whoever asks for one is told so by an exception, and so is everybody of an error in
+a callback. What asyncio's own loop does for sockets, threads and debuggers at every turn is left out: it is a third of
+a simulation's time.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, NoReturn, TypeVar
+from contextvars import Context, copy_context
+from heapq import heappop, heappush
+from typing import Any, Final, NoReturn, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 LONGEST_S: Final = 30 * 86_400.0  # no history takes a month
 
@@ -16,37 +22,82 @@ class StuckError(Exception):
     """Nothing is left that could ever happen, and what was waited for has not."""
 
 
-class _Jump:
-    """Stands where asyncio has its selector: to wait for `timeout` is to be that much later."""
+class _Entry(asyncio.TimerHandle):
+    """What is to be called, and in which context; asyncio's own knows how it came to be, too."""
 
-    def __init__(self, loop: "VirtualLoop") -> None:
-        self._loop = loop
+    __slots__ = ()
 
-    def select(self, timeout: float | None) -> list[object]:
-        if timeout is None or self._loop.time() > LONGEST_S:
-            raise StuckError(f"at {self._loop.time():.0f} s")
-        self._loop.now_s += timeout
-        return []
+    def __init__(self, when_s: float, callback: Callable[..., object], args: Any, context: Context | None) -> None:
+        self._when = when_s
+        self._callback: Callable[..., object] | None = callback
+        self._args = args
+        self._context = context or copy_context()
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        self._callback, self._args = None, ()
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """`time()` begins at 0 and is in seconds."""
+    """`time()` begins at 0 and is in seconds. What is due at the same time happens in the order it was asked for."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now_s = 0.0
-        self._selector = _Jump(self)
+        self._stopping = False
+        self._now: deque[_Entry] = deque()
+        self._timers: list[tuple[float, int, _Entry]] = []
+        self._asked = 0
 
     def time(self) -> float:
         return self.now_s
 
+    def get_debug(self) -> bool:
+        return False
+
+    def call_soon(self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None) -> _Entry:
+        entry = _Entry(self.now_s, callback, args, context)
+        self._now.append(entry)
+        return entry
+
+    def call_later(
+        self, delay: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> _Entry:
+        return self.call_at(self.now_s + delay, callback, *args, context=context)
+
+    def call_at(
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> _Entry:
+        entry = _Entry(when, callback, args, context)
+        self._asked += 1
+        heappush(self._timers, (when, self._asked, entry))
+        return entry
+
+    def _run_once(self) -> None:
+        """Turns until somebody stops the loop: all that can run now, then what the time brings."""
+        soon, timers = self._now, self._timers
+        while not self._stopping:
+            while timers and (timers[0][0] <= self.now_s or timers[0][2]._cancelled):
+                entry = heappop(timers)[2]
+                if not entry._cancelled:
+                    soon.append(entry)
+            if not soon:
+                self._jump()
+            for _ in range(len(soon)):
+                entry = soon.popleft()
+                if entry._callback is not None:
+                    entry._context.run(entry._callback, *entry._args)
+
+    def _jump(self) -> None:
+        if not self._timers or self.now_s > LONGEST_S:
+            raise StuckError(f"at {self.now_s:.0f} s")
+        self.now_s = self._timers[0][0]
+
     def run_in_executor(self, *_: object) -> NoReturn:
         raise AssertionError("a thread was asked for: a simulation has one")
 
-    def _process_events(self, event_list: list[object]) -> None:
-        """There are none."""
-
-    def _write_to_self(self) -> NoReturn:
+    def call_soon_threadsafe(self, *_: object, **__: object) -> NoReturn:
         raise AssertionError("something came from another thread: a simulation has one")
 
 

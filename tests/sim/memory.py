@@ -49,6 +49,7 @@ class Memory(Batched):
     replicas: int = 0
     watch: Callable[[str], None] = lambda _: None
     jobs: dict[str, dict[str, str]] = field(default_factory=dict)
+    parsed: dict[str, Job] = field(default_factory=dict)  # by checksum
     logs: dict[str, list[Entry]] = field(default_factory=dict)
     zsets: defaultdict[str, Zset] = field(default_factory=lambda: defaultdict(Zset))
     tasks: dict[str, str] = field(default_factory=dict)
@@ -558,7 +559,6 @@ class MemoryStore(Store):
         super().__init__(None, limits, actor=actor, spool=spool)  # type: ignore[arg-type]  # there is no Redis
         self.memory = memory
         self._seam = seam
-        self._read: dict[str, tuple[str, Job]] = {}
 
     async def _run(
         self,
@@ -571,8 +571,8 @@ class MemoryStore(Store):
     ) -> Reply:
         told = {name: value for name, value in arguments.items() if value is not None}
         told |= {"cfg": self._config, "by": self._actor, "words": list(words)}
-        flat = list(record.write(fields or {}))
-        written = dict(zip(flat[::2], flat[1::2], strict=True))
+        flat = iter(record.write(fields or {}))
+        written = dict(zip(flat, flat, strict=True))
         reply: Reply = await self._seam(f"store.{verb}", lambda: self.memory.run(verb, told, written))
         if confirm and self.memory.replicas < self.limits.replicas and reply[0] in WRITTEN:
             raise Unconfirmed(f"{self.memory.replicas} of {self.limits.replicas} replicas confirmed the write")
@@ -592,14 +592,16 @@ class MemoryStore(Store):
         return job
 
     def job(self, job_id: str) -> Job | None:
-        """At once. A record is parsed once for each of its versions."""
+        """At once."""
         row = self.memory.jobs.get(job_id)
-        if row is None:
-            return None
-        known = self._read.get(job_id)
-        if known is None or known[0] != row["sum"]:
-            known = self._read[job_id] = (row["sum"], record.read(row))
-        return known[1]
+        return None if row is None else self._parsed(row, job_id)
+
+    def _parsed(self, flat: Mapping[str, str], job_id: str) -> Job:
+        """A record is parsed once for each of its versions."""
+        known = self.memory.parsed.get(flat["sum"])
+        if known is None:
+            known = self.memory.parsed[flat["sum"]] = record.read(flat, job_id)
+        return known
 
     async def buried_by(self, job_id: str) -> str | None:
         def look() -> str | None:

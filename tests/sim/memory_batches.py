@@ -148,8 +148,8 @@ class Batched:
         at = self.due.get(member)
         if at is None or at > self.now:
             return ["none", self.now, []]
-        if a["id"] not in self.batches:
-            del self.due[member]
+        if self.batches.get(a["id"], {"marked": "1"}).get("marked") == "1":
+            self._unplan(a["id"])
             return ["none", self.now, []]
         self.due[member] = self.now + a["lease_ms"]
         self.zsets["rung"].pop(member, None)

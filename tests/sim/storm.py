@@ -1,6 +1,7 @@
 """One seed, one history: everything that can go wrong does, in the order that the seed's dice say, and then it ends."""
 
 import asyncio
+import base64
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,12 +14,16 @@ from tests.sim.staff import Terms
 from tests.sim.town import Sim
 from tests.sim.world import entropy
 
-JOBS: Final = 20
+JOBS: Final = 20  # of these, BATCHES times LINES come in batches
+BATCHES: Final = 2
+LINES: Final = 3
 HEALED_WITHIN_S: Final = 2400.0
+IMAGE: Final = base64.b64encode(b"\x89PNG\r\n\x1a\n an input").decode()
 MODELS: Final = ("flux-dev", "flux-dev", "flux-pro-1.1", "flux-kontext-max")
 CALLERS: Final = ("alice", "bob")
 PARTS: Final = ("store", "bell", "bucket", "flux", "pull")
-MOMENTS: Final = ("", "flux.submit", "bucket.put_file", "store.apply", "pull")  # before which a process stops
+# Before which a process stops.
+MOMENTS: Final = ("", "flux.submit", "bucket.put_file", "bucket.put_stream", "store.apply", "store.enroll", "pull")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,8 @@ class Storm:
         )
         self.sabotage(sim)
         self._brew()
-        callers = [sim.world.outside(self._call(number)) for number in range(JOBS)]
+        callers = [sim.world.outside(self._call(number)) for number in range(JOBS - BATCHES * LINES)]
+        callers += [sim.world.outside(self._send(number)) for number in range(BATCHES)]
         trouble = sim.world.outside(self._trouble())
         await asyncio.sleep(self.lasts_s)
         await trouble
@@ -152,6 +158,40 @@ class Storm:
             if await self.sim.delete(job_id, caller=caller) != 409:
                 return
             await asyncio.sleep(dice.uniform(1, 30))
+
+    async def _send(self, number: int) -> None:
+        """A batch, sometimes twice; then somebody changes his mind about it, or about one of its jobs."""
+        sim, dice = self.sim, random.Random(self.seed * 1000 + JOBS + number)
+        await asyncio.sleep(dice.uniform(0, self.lasts_s / 2))
+        caller = dice.choice(CALLERS)
+        prompts = [f"batch {number}, line {line}" for line in range(LINES)]
+        more = {"image_prompt": IMAGE} if dice.random() < 0.2 else {"model": dice.choice(MODELS)}
+        batch_id = await sim.upload(f"batch {number}", *prompts, caller=caller, **more)
+        if dice.random() < 0.2:
+            await sim.upload(f"batch {number}", *prompts, caller=caller, **more)
+        await asyncio.sleep(dice.uniform(0, 60))
+        act = dice.choice([None, self._cancel_batch, self._retry_batch, self._meddle])
+        if act:
+            await act(batch_id, caller, dice)
+
+    async def _cancel_batch(self, batch_id: str, caller: str, dice: random.Random) -> None:
+        await self.sim.cancel_batch(batch_id, caller=caller)
+        if dice.random() < 0.5:
+            await self._retry_batch(batch_id, caller, dice)
+
+    async def _retry_batch(self, batch_id: str, caller: str, dice: random.Random) -> None:
+        for _ in range(30):
+            status, again = await self.sim.retry_batch(batch_id, caller=caller)
+            if again and dice.random() < 0.3:
+                await self._cancel_batch(again, caller, dice)
+            if status != 409:
+                return
+            await asyncio.sleep(dice.uniform(1, 30))
+
+    async def _meddle(self, batch_id: str, caller: str, dice: random.Random) -> None:
+        for job_id in self.sim.members(batch_id):
+            act = dice.choice([self._cancel, self._retry, self._delete])
+            await act(job_id, caller, dice)
 
     # ---- what happens to machines -------------------------------------------------------------------------------
 

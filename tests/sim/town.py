@@ -10,9 +10,10 @@ from service.domain.job import Job
 from service.domain.view import view
 from tests.sim import history
 from tests.sim.bucket import Shelf, digest
+from tests.sim.front import Front
 from tests.sim.memory import MemoryStore
 from tests.sim.provider import Manners, Provider
-from tests.sim.staff import Front, Terms, Town, Worker
+from tests.sim.staff import Terms, Town, Worker
 from tests.sim.world import Crash, Process, World, entropy
 
 CALLER: Final = "alice"
@@ -72,8 +73,13 @@ class Sim:
         self.uploads.append({"key": (caller, key), "id": batch_id, "prompts": list(prompts), "status": status})
         return batch_id
 
-    async def cancel_batch(self, batch_id: str) -> int:
-        return (await self._insist(lambda: self.front.cancel_batch(CALLER, batch_id)))[0]
+    async def cancel_batch(self, batch_id: str, *, caller: str = CALLER) -> int:
+        return (await self._insist(lambda: self.front.cancel_batch(caller, batch_id)))[0]
+
+    async def retry_batch(self, batch_id: str, *, caller: str = CALLER) -> tuple[int, str | None]:
+        """The status, and the id of the batch that retries what failed."""
+        status, answer = await self._insist(lambda: self.front.retry_batch(caller, batch_id))
+        return status, json.loads(answer)["id"] if status == 202 else None
 
     async def cancel(self, job_id: str, *, caller: str = CALLER) -> int:
         return (await self._insist(lambda: self.front.cancel(caller, job_id)))[0]
@@ -152,9 +158,12 @@ class Sim:
         )
         found += history.batch_faults(
             self.uploads,
-            batches={batch_id: {"lines": self._members(batch_id), **row} for batch_id, row in memory.batches.items()},
+            batches={batch_id: {"lines": self.members(batch_id), **row} for batch_id, row in memory.batches.items()},
             objects={key: thing.data for key, thing in things.items()},
+            deleted=self.deleted,
         )
+        found += [f"{rows} of {batch_id} became no jobs" for batch_id, rows in memory.lines.items() if rows]
+        found += [f"{memory.folded} lines are thought to wait"] if memory.folded else []
         for name in ("slots", "ripe", "due", *(name for name in memory.zsets if name.startswith(("slots:", "wait:")))):
             found += [f"{member} is left in {name}" for member in memory.zsets[name]]
         found += [f"{key} of a deleted job is left" for key in things if any(gone in key for gone in self.deleted)]
@@ -164,8 +173,10 @@ class Sim:
         ]
         return found
 
-    def _members(self, batch_id: str) -> list[str]:
-        return sorted(self.world.memory.zsets[f"jobs#{batch_id}"])
+    def members(self, batch_id: str) -> list[str]:
+        """The jobs that the batch has or had, in the order of its lines."""
+        born = (entry.data for entry in self.world.memory.events if entry.data["reason"] == "created")
+        return sorted(told["id"] for told in born if told.get("batch_id") == batch_id)
 
     def _watch(self, job_id: str) -> None:
         """After every write, what is cheap to see."""

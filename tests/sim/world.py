@@ -53,6 +53,10 @@ class Weather:
             return CALM_S
         return self.dice.uniform(0.1, 4.0) if self.dice.random() < self.slow else self.dice.random() * 0.02
 
+    @property
+    def foul(self) -> bool:
+        return bool(self.away or self.lost_calls or self.lost_answers)
+
     def cut(self, part: str, now_s: float) -> When | None:
         if self.away and self.away.get(part, 0.0) > now_s:
             return "before"
@@ -91,7 +95,7 @@ class World:
         self.bugs: list[str] = []
         self.crashed: list[str] = []
         self.on_crash: Callable[[Process], None] = lambda _: None
-        self._crashes = deque(crashes)
+        self.doomed = deque(crashes)
 
     def now_s(self) -> float:
         return self.loop.time()
@@ -99,11 +103,17 @@ class World:
     def ms(self) -> int:
         return EPOCH_MS + round(self.loop.time() * 1000)
 
+    def pause(self, for_s: float) -> asyncio.Future[None]:
+        """What `asyncio.sleep` does, for the many times that an effect takes its time."""
+        woken = self.loop.create_future()
+        self.loop.call_later(for_s, _wake, woken)
+        return woken
+
     def strikes(self, when: When) -> bool:
         """Whether this effect is the next that somebody shall die of."""
-        if not self._crashes or self._crashes[0] != Crash(self.effects, when):
+        if not self.doomed or self.doomed[0] != Crash(self.effects, when):
             return False
-        self._crashes.popleft()
+        self.doomed.popleft()
         return True
 
     def silence(self) -> None:
@@ -115,6 +125,11 @@ class World:
     def outside(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """A task of the world's own: no process's death ends it."""
         return spawn(None, work)
+
+
+def _wake(sleeper: asyncio.Future[None]) -> None:
+    if not sleeper.done():
+        sleeper.set_result(None)
 
 
 class Bells:
@@ -152,8 +167,8 @@ class Process:
         self.doom: When | None = None  # dies of its next effect
         self.faint: tuple[str, float] | None = None  # stops before its next effect of that name, for so many seconds
         self.tasks: dict[asyncio.Task[Any], None] = {}  # in the order of their birth
+        self.asleep = False
         self._awake = asyncio.Event()
-        self._awake.set()
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         return spawn(self, work)
@@ -161,18 +176,18 @@ class Process:
     async def effect(self, name: str, act: Callable[[], T]) -> T:
         """What `act()` answers. Raises Cut."""
         world, part = self.world, name.partition(".")[0]
-        await asyncio.sleep(world.weather.latency_s())
+        await world.pause(world.weather.latency_s())
         if self.faint and name.startswith(self.faint[0]):
             self.stop(self.faint[1])
-        if not self._awake.is_set():
+        if self.asleep:
             await self._awake.wait()
         self._begin(name)
-        cut = world.weather.cut(part, world.now_s())
+        cut = world.weather.cut(part, world.now_s()) if world.weather.foul else None
         if cut == "before":
             await asyncio.sleep(world.weather.cut_after_s(part))
             raise Cut(happened=False)
         result = act()
-        if world.strikes("after") or self.doom == "after":
+        if self._dies("after"):
             self._die(name)
         if cut == "after":
             await asyncio.sleep(world.weather.cut_after_s(part))
@@ -184,8 +199,11 @@ class Process:
             raise asyncio.CancelledError
         self.world.effects += 1
         self.world.tally[name] += 1
-        if self.world.strikes("before") or self.doom == "before":
+        if self._dies("before"):
             self._die(name)
+
+    def _dies(self, when: When) -> bool:
+        return self.doom == when or self.world.strikes(when)
 
     def _die(self, name: str) -> None:
         self.world.crashed.append(f"{self.name} at {name}")
@@ -195,7 +213,7 @@ class Process:
     def kill(self) -> None:
         """Kill -9."""
         self.alive = False
-        self._awake.set()
+        self.go()
         for task in list(self.tasks):
             task.cancel()
         self.world.on_crash(self)
@@ -203,10 +221,12 @@ class Process:
     def stop(self, for_s: float) -> None:
         """SIGSTOP: timers run out meanwhile, and nothing is done until `go`."""
         self.faint = None
+        self.asleep = True
         self._awake.clear()
         self.world.loop.call_later(for_s, self.go)
 
     def go(self) -> None:
+        self.asleep = False
         self._awake.set()
 
 

@@ -95,13 +95,15 @@ function verbs.look()
   return {#flat > 0 and 'seen' or 'none', int(now), {}, flat, rest, call('SCARD', P .. 'closed:' .. a.id), counts}
 end
 
--- Who looks at the batch now? Only what is due, and then nobody else until the lease is over. attended | none
+-- Who looks at the batch now? Only what is due, and then nobody else until the lease is over. One that is marked may
+-- have been planned again by a step that had slept over its lease: there is nothing to do for it. attended | none
 function verbs.attend()
   local member = 'batch:' .. a.id
   local at = num(call('ZSCORE', P .. 'due', member))
   if not at or at > now then return {'none', int(now), {}} end
-  if call('EXISTS', P .. 'batch:' .. a.id) == 0 then
-    call('ZREM', P .. 'due', member)
+  local r = call('HMGET', P .. 'batch:' .. a.id, 'id', 'marked')
+  if not r[1] or r[2] == '1' then
+    for _, name in ipairs({'due', 'rung'}) do call('ZREM', P .. name, member) end
     return {'none', int(now), {}}
   end
   call('ZADD', P .. 'due', int(now + a.lease_ms), member)
