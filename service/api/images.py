@@ -3,34 +3,34 @@
 Such a client sends no idempotency key and tries again by itself, after its own timeout. A try belongs to the one
 before it, and buys nothing, where the client says so (`x-stainless-retry-count`), or where the same caller asks the
 same while an earlier one has not been answered and its connection is gone. An error that another try cannot help
-carries `x-should-retry: false`.
+carries `x-should-retry: false`. Whoever does send an `Idempotency-Key` is taken at its word, as everywhere here.
+
+Of several images those that came are given: the others stand in `errors` beside `data`, by their number.
 """
 
 import asyncio
 import base64
 import hashlib
-import json
-import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from service.api.auth import Endpoint, promptly
+from service.api.jobs import idempotency
 from service.api.openapi import Operation
-from service.api.orders import Orders
+from service.api.orders import Orders, apart
 from service.api.problems import ProblemError
 from service.api.reception import Reception
 from service.api.waiting import Waiting
+from service.api.wish import Wish, WrongError, numbered, understand
 from service.domain import layout
-from service.domain.catalogue import Order
+from service.domain.catalogue import UNKNOWN_MODEL, Order
 from service.domain.errors import ErrorCode
 from service.domain.job import Job, Status
-from service.domain.models import MODELS
 from service.storage.bucket import Bucket
 from service.storage.connection import RedisError
 from service.storage.desk import Desk
@@ -41,40 +41,10 @@ from service.tokens import ApiTokens
 OPERATION: Final = Operation(
     "post", "/v1/images/generations", "generateImages", "Images, as from OpenAI", {200: ("As OpenAI answers", None)}
 )
-IMAGES_MOST: Final = 10  # of one request, as OpenAI has it
 WAIT_S: Final = 900.0  # the client gives up before: its default is 600
 KEEP_GAP_S: Final = 3.0
 IMAGE_BYTES_MAX: Final = 64 * 2**20
-# OpenAI's own words that mean nothing to these models, and the values under which that does no harm.
-HARMLESS: Final[Mapping[str, frozenset[object]]] = {
-    "quality": frozenset({"auto", "standard", "high", "hd", "medium", "low"}),
-    "style": frozenset({"vivid", "natural"}),
-    "background": frozenset({"auto", "opaque"}),
-    "moderation": frozenset({"auto", "low"}),
-    "output_compression": frozenset({100}),
-    "partial_images": frozenset({0}),
-    "stream": frozenset({False}),
-}
-FINAL: Final = frozenset({400, 401, 403, 404, 413, 422})
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What a request asks for, in our words. `body` is the order of each of its `count` images."""
-
-    body: dict[str, Any]
-    count: int
-    inline: bool
-    digest: str
-
-
-class WrongError(Exception):
-    """`param` is the field that the client must change."""
-
-    def __init__(self, param: str, detail: str) -> None:
-        super().__init__(detail)
-        self.param = param
-        self.detail = detail
+FINAL: Final = frozenset({400, 401, 403, 404, 409, 413, 422})
 
 
 class Images:
@@ -111,61 +81,87 @@ class Images:
             return complaint(401, "Incorrect API key provided.", "invalid_request_error", code="invalid_api_key")
         async with self._orders.room.place(request):
             body, size_bytes = await self._orders.parsed(request)
-            wish = understand(body)
-            order = await self._orders.understood(wish.body, size_bytes, caller)
+            wish = await apart(size_bytes, understand, body)
+            try:
+                order = await self._orders.understood(wish.body, size_bytes, caller)
+            except ProblemError as error:
+                return _translated(error, wish)
+        if keyed := idempotency(request, None):
+            jobs = await self._taken(caller, wish, order, keyed.key)
+            ended = await self._while_connected(request, jobs)
+            return await self._told(ended, wish)
         again = request.headers.get("x-stainless-retry-count", "0") not in {"0", ""}
         name = await promptly(self._series.join(caller, wish.digest, secrets.token_hex(8), again=again))
-        return await self._answered(request, caller, wish, order, name)
+        return await self._of_series(request, caller, wish, order, name)
 
-    async def _answered(self, request: Request, caller: str, wish: Wish, order: Order, name: str) -> Response:
-        """What the series `name` comes to, for as long as its client waits."""
+    async def _of_series(self, request: Request, caller: str, wish: Wish, order: Order, name: str) -> Response:
+        """What the series `name` comes to, for as long as its client waits.
+
+        Killed anywhere: nobody waits for it any more once its lease is over, and whoever asks the same finds its jobs.
+        """
         delivered = False
+
+        async def keep() -> None:
+            with suppress(RedisError, TimeoutError):
+                await promptly(self._series.keep(caller, wish.digest, name))
+
         try:
-            jobs = [await self._take(caller, wish, order, name, number) for number in range(wish.count)]
-            ended = await self._while_connected(request, caller, wish, name, jobs)
-            if ended is None:
-                return complaint(499, "The client has gone.", "server_error")
-            response = await self._told(ended, wish)
+            try:
+                jobs = await self._taken(caller, wish, order, f"{wish.digest}\n{name}")
+                ended = await self._while_connected(request, jobs, keep)
+                response = await self._told(ended, wish)
+            except ProblemError as error:
+                response = _translated(error)
             delivered = response.status_code == 200 or response.headers.get("x-should-retry") == "false"
             return response
         finally:
             with suppress(RedisError, TimeoutError):
                 await promptly(self._series.leave(caller, wish.digest, name, delivered=delivered))
 
-    async def _take(self, caller: str, wish: Wish, order: Order, name: str, number: int) -> Job:
-        """The job of one image: whoever belongs to the same series finds the same."""
-        key = hashlib.sha256(f"images\n{wish.digest}\n{name}\n{number}".encode()).hexdigest()
-        return await self._reception.take(caller, order, Idempotency(key, wish.digest))
+    async def _taken(self, caller: str, wish: Wish, order: Order, name: str) -> list[Job]:
+        """The job of each image: whoever comes with the same name and wish finds the same."""
+        jobs = []
+        for number in range(wish.count):
+            key = hashlib.sha256(f"images\n{name}\n{number}".encode()).hexdigest()
+            jobs.append(await self._reception.take(caller, numbered(order, number), Idempotency(key, wish.digest)))
+        return jobs
 
     async def _while_connected(
-        self, request: Request, caller: str, wish: Wish, name: str, jobs: list[Job]
+        self, request: Request, jobs: list[Job], keep: Callable[[], Awaitable[None]] | None = None
     ) -> list[Job] | None:
         """The jobs as they ended, or as they are after WAIT_S; None: the client has gone before."""
-        waiting = asyncio.gather(*(self._waiting.ended(job, WAIT_S) for job in jobs))
+        waiting = asyncio.create_task(self._ended(jobs))
         gone = asyncio.create_task(_gone(request))
         either: set[asyncio.Future[Any]] = {waiting, gone}
         try:
             while True:
                 await asyncio.wait(either, timeout=KEEP_GAP_S, return_when=asyncio.FIRST_COMPLETED)
                 if waiting.done():
-                    return list(waiting.result())
+                    return waiting.result()
                 if gone.done():
                     return None
-                with suppress(RedisError, TimeoutError):
-                    await promptly(self._series.keep(caller, wish.digest, name))
+                if keep:
+                    await keep()
         finally:
             waiting.cancel()
             gone.cancel()
 
-    async def _told(self, jobs: list[Job], wish: Wish) -> Response:
-        for job in jobs:
-            if not job.ended:
-                return complaint(504, "The images take long; try again, nothing is bought twice.", "server_error")
-            if job.status is not Status.SUCCEEDED:
-                return _failed(job)
-        data = [await self._image(job, inline=wish.inline) for job in jobs]
-        created = max(job.finished_at or job.created_at for job in jobs) // 1000
-        return JSONResponse({"created": created, "data": data}, headers={"cache-control": "no-store"})
+    async def _ended(self, jobs: list[Job]) -> list[Job]:
+        return list(await asyncio.gather(*(self._waiting.ended(job, WAIT_S) for job in jobs)))
+
+    async def _told(self, jobs: list[Job] | None, wish: Wish) -> Response:
+        if jobs is None:
+            return complaint(499, "The client has gone.", "server_error")
+        if not all(job.ended for job in jobs):
+            return complaint(504, "The images take long; try again, nothing is bought twice.", "server_error")
+        good = [job for job in jobs if job.status is Status.SUCCEEDED]
+        if not good:
+            return _failed(jobs[0])
+        data = [await self._image(job, inline=wish.inline) for job in good]
+        body: dict[str, Any] = {"created": max(job.finished_at or job.created_at for job in good) // 1000, "data": data}
+        if errors := [{"index": n, **_cause(job)} for n, job in enumerate(jobs) if job not in good]:
+            body["errors"] = errors
+        return JSONResponse(body, headers={"cache-control": "no-store"})
 
     async def _image(self, job: Job, *, inline: bool) -> dict[str, Any]:
         if job.image is None:
@@ -185,50 +181,6 @@ class BucketErrorGone(BucketError):
 
     def __init__(self) -> None:
         super().__init__("the image is gone")
-
-
-def understand(body: object) -> Wish:
-    """OpenAI's words in ours. Total but for WrongError; what remains is checked as any order is."""
-    if not isinstance(body, dict):
-        raise WrongError("body", "The body should be an object.")
-    told = {name: value for name, value in body.items() if value is not None}
-    for name, values in HARMLESS.items():
-        if name in told and not _among(told.pop(name), values):
-            raise WrongError(name, f"'{name}' can only be left out here: these models know no such thing.")
-    count = told.pop("n", 1)
-    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= IMAGES_MOST:
-        raise WrongError("n", f"'n' should be 1 to {IMAGES_MOST}.")
-    form = told.pop("response_format", "url")
-    if form not in ("url", "b64_json"):
-        raise WrongError("response_format", "'response_format' should be url or b64_json.")
-    model = told.setdefault("model", "flux-pro-1.1")
-    told |= _size(told.pop("size", "auto"), model)
-    user = told.pop("user", None)
-    if user is not None:
-        told["metadata"] = {"user": user}
-    canonical = json.dumps([told, count, form], sort_keys=True, separators=(",", ":"))
-    digest = hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()
-    return Wish(told, count, form == "b64_json", digest)
-
-
-def _size(size: object, model: object) -> dict[str, Any]:
-    """`1024x768` as width and height, or as a ratio for models that take only that; `auto` leaves it to the model."""
-    if size == "auto":
-        return {}
-    width, cross, height = str(size).partition("x")
-    if not (cross and width.isascii() and width.isdecimal() and height.isascii() and height.isdecimal()):
-        raise WrongError("size", "'size' should be auto, or like 1024x768.")
-    if len(width) > 5 or len(height) > 5 or int(width) == 0 or int(height) == 0:
-        raise WrongError("size", "'size' is not possible.")
-    row = MODELS.get(str(model))
-    if row is not None and "width" not in row.parameters:
-        divisor = math.gcd(int(width), int(height))
-        return {"aspect_ratio": f"{int(width) // divisor}:{int(height) // divisor}"}
-    return {"width": int(width), "height": int(height)}
-
-
-def _among(value: object, values: frozenset[object]) -> bool:
-    return isinstance(value, str | int | bool) and value in values
 
 
 async def _gone(request: Request) -> None:
@@ -252,22 +204,31 @@ def complaint(
     return JSONResponse(body, status, {"cache-control": "no-store", **final, **(headers or {})})
 
 
-def _translated(error: ProblemError) -> Response:
+def _translated(error: ProblemError, wish: Wish | None = None) -> Response:
     field = error.errors[0] if error.errors else None
     status = 400 if error.status == 422 else error.status
     kind = "invalid_request_error" if status < 429 else "rate_limit_error" if status == 429 else "server_error"
-    param = field.pointer.strip("/") if field else None
-    return complaint(
-        status, f"{param}: {field.detail}" if field else error.detail, kind, param=param, code=error.code,
-        headers=error.headers,
-    )  # fmt: skip
+    if field is None:
+        return complaint(status, error.detail, kind, code=error.code, headers=error.headers)
+    name = field.pointer.strip("/")
+    param = wish.param(name) if wish else name
+    detail = f"{param}: {field.detail}" if param == name else f"{param} ({name}): {field.detail}"
+    code = "model_not_found" if field.detail.startswith(UNKNOWN_MODEL) else error.code
+    return complaint(status, detail, kind, param=param, code=code, headers=error.headers)
 
 
 def _failed(job: Job) -> Response:
     """A job that has ended without an image: another try would only find the same."""
-    code = job.error.code if job.error else None
-    message = job.error.message if job.error else "The job was cancelled."
-    if code in {ErrorCode.MODERATED, ErrorCode.PROVIDER_REJECTED}:
-        kind = "image_generation_user_error"
-        return complaint(400, message, kind, code="moderation_blocked" if code is ErrorCode.MODERATED else code)
-    return complaint(500, message, "server_error", code=code, headers={"x-should-retry": "false"})
+    cause = _cause(job)
+    if job.error and job.error.code in {ErrorCode.MODERATED, ErrorCode.PROVIDER_REJECTED}:
+        return complaint(400, cause["message"], "image_generation_user_error", code=cause["code"])
+    final = {"x-should-retry": "false"}
+    return complaint(500, cause["message"], "server_error", code=cause["code"], headers=final)
+
+
+def _cause(job: Job) -> dict[str, str]:
+    """Why there is no image of it, in OpenAI's words where there are some."""
+    if job.error is None:
+        return {"code": "cancelled", "message": "The job was cancelled."}
+    code = "moderation_blocked" if job.error.code is ErrorCode.MODERATED else job.error.code
+    return {"code": code, "message": job.error.message}

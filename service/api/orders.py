@@ -41,14 +41,14 @@ class Orders:
         """
         raw = b"".join([chunk async for chunk in request.stream()])
         size_bytes = len(raw)
-        body = await _apart(size_bytes, loads, raw)
+        body = await apart(size_bytes, loads, raw)
         if body is NOT_JSON:
             raise ProblemError(400, "invalid_json", "The body is not JSON in UTF-8.")
         return body, size_bytes
 
     async def understood(self, body: object, size_bytes: int, caller: str) -> Order:
         """`understand`, off the loop if there is much of it."""
-        return await _apart(size_bytes, self.understand, body, size_bytes, caller)
+        return await apart(size_bytes, self.understand, body, size_bytes, caller)
 
     def understand(self, body: object, size_bytes: int, caller: str) -> Order:
         """The order that parsed JSON spells, which came as so many bytes. Raises ProblemError: 413, 422."""
@@ -60,7 +60,7 @@ class Orders:
         raise ProblemError(422, "invalid_request", "The request has mistakes.", errors=order.errors)
 
 
-async def _apart(size_bytes: int, work: Callable[P, T], *args: P.args, **how: P.kwargs) -> T:
+async def apart(size_bytes: int, work: Callable[P, T], *args: P.args, **how: P.kwargs) -> T:
     """Work on a large body does not hold up the others."""
     if size_bytes < THREAD_FROM_BYTES:
         return work(*args, **how)

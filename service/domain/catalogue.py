@@ -21,6 +21,7 @@ from service.domain.parsing import flaws, pointer
 
 __all__ = [
     "MODELS",
+    "UNKNOWN_MODEL",
     "Model",
     "Order",
     "cap",
@@ -37,6 +38,7 @@ METADATA_BYTES_MAX: Final = 16 * 1024
 CALLBACK_URL_CHARS_MAX: Final = 2_083
 CUSTOM_ID_CHARS_MAX: Final = 255
 DEADLINE_S_MAX: Final = 7 * 24 * 3600
+UNKNOWN_MODEL: Final = "Unknown model"
 ERRORS_MAX: Final = 100  # a body of 256 KiB can hold 40,000 mistakes
 TYPICAL_S: Final = 10.0  # of a model that the catalogue does not know
 
@@ -166,7 +168,7 @@ def _mistakes(body: dict[str, Any], extra_models: frozenset[str], allow_custom_i
     errors = [FieldError(pointer(name), detail) for name, detail in refused.items() if name in body]
     model = body.get("model")
     if isinstance(model, str) and not _known(model, extra_models):
-        errors.append(FieldError("/model", f"Unknown model; known are {', '.join(MODELS)}"))
+        errors.append(FieldError("/model", f"{UNKNOWN_MODEL}; known are {', '.join((*MODELS, *sorted(extra_models)))}"))
     shape = _BODIES.get(model, _Unchecked) if isinstance(model, str) else _Unchecked
     try:
         shape.model_validate({name: value for name, value in body.items() if name not in refused})

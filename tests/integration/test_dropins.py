@@ -73,6 +73,19 @@ def test_an_openai_client_gets_the_bytes_themselves(house: House) -> None:
     assert base64.b64decode(told["data"][0]["b64_json"]) == house.bytes(job["image"]["key"])
 
 
+def test_an_asynchronous_openai_client_may_use_the_models_own_parameters(house: House) -> None:
+    house.control(latency_s=1, latency_spread_s=0)
+    own = {"steps": 20, "seed": 41, "metadata": {"shop": 7}}
+    asked: dict[str, Any] = {"model": "flux-dev", "n": 2, "output_format": "webp", "user": "u-1", "extra_body": own}
+    told = openai(house, "two herons", **{"async": True}, **asked)
+    assert len(told["data"]) == 2
+    jobs = stored(house, "two herons")
+    assert {job["image"]["seed"] for job in jobs} == {41, 42}, "one seed would have drawn one picture twice"
+    assert {job["request"]["steps"] for job in jobs} == {20}
+    assert [job["metadata"] for job in jobs] == [{"shop": 7, "user": "u-1"}] * 2
+    assert {job["image"]["content_type"] for job in jobs} == {"image/webp"}
+
+
 def test_an_openai_client_that_gives_up_and_tries_again_by_itself_buys_once(house: House) -> None:
     house.control(latency_s=8, latency_spread_s=0)
     told = openai(house, "a slow boat", client={"timeout": 3.0, "max_retries": 8})
@@ -102,7 +115,10 @@ def test_what_another_try_cannot_help_says_so(house: House) -> None:
     told = openai(house, "a bad boat")
     assert (told["status"], told["retry"], told["body"]["code"]) == (400, "false", "moderation_blocked")
     told = openai(house, "a boat", size="17x17")
-    assert (told["status"], told["retry"], told["body"]["param"]) == (400, "false", "width")
+    assert (told["status"], told["retry"], told["body"]["param"]) == (400, "false", "size")
+    told = openai(house, "a boat", model="gpt-image-1")
+    assert (told["status"], told["retry"], told["body"]["code"]) == (400, "false", "model_not_found")
+    assert "flux-pro-1.1" in told["body"]["message"]
     told = openai(house, "a boat", n=11)
     assert (told["status"], told["body"]["param"]) == (400, "n")
     wrong = client("openai_images.py", f"{house.url}/v1", "no-such-token-at-all", json.dumps({"prompt": "a boat"}))

@@ -352,4 +352,11 @@ MECHANISMS: Final = (
         "if false then",
         "tests/integration/test_dropins.py::test_an_openai_client_that_gives_up_and_tries_again_by_itself_buys_once",
     ),
+    Mechanism(
+        "a paid image is given although another one failed",
+        "service/api/images.py",
+        "good = [job for job in jobs if job.status is Status.SUCCEEDED]",
+        "good = [] if any(job.error for job in jobs) else jobs",
+        "tests/http/test_images.py::test_of_several_images_those_that_came_are_given_and_the_others_named",
+    ),
 )
