@@ -1,6 +1,6 @@
 """The bucket is the lasting record: ended jobs, batches and young idempotency keys are made again from it alone.
 
-    sidecars → jobs → who retried whom → markers → batches → traces of what had not ended
+    sidecars → jobs → who retried whom → markers → batches → which retried which → traces of what had not ended
 
 What had not ended has no sidecar, and nobody can know it again; what the bucket shows of it is told as traces.
 Killed anywhere: run it again. It overwrites nothing, so it may also run beside a service that lives.
@@ -55,6 +55,7 @@ class Rebuild:
         self._report = Report()
         self._ended: set[str] = set()
         self._retries: list[tuple[str, str]] = []
+        self._batch_retries: list[tuple[str, str]] = []
         self._now_ms = 0
 
     async def run(self) -> Report:
@@ -105,6 +106,8 @@ class Rebuild:
                     if match[2] in {"_SUCCESS", "_FAILED"}:
                         marked.add(match[1])
                         await self._batch(key, match[1])
+        for old, new in self._batch_retries:
+            await self._store.rebuilding.link_batch(old, new)
         self._report.unmarked = sorted(seen - marked)
 
     async def _batch(self, key: str, batch_id: str) -> None:
@@ -112,6 +115,8 @@ class Rebuild:
         if batch is None or batch.id != batch_id:
             self._report.unreadable.append(key)
             return
+        if batch.retry_of:
+            self._batch_retries.append((batch.retry_of, batch.id))
         made = await self._store.rebuilding.batch(batch, self._now_ms)
         self._report.batches += made
         self._report.known += not made

@@ -45,6 +45,10 @@ class Rebuilding:
         """The job, if it is on record, was retried by that one."""
         await self._run("link", {"id": job_id, "retried_by": retried_by})
 
+    async def link_batch(self, batch_id: str, retried_by: str) -> None:
+        """The same of a batch."""
+        await self._run("link_batch", {"id": batch_id, "retried_by": retried_by})
+
     async def batch(self, batch: Batch, now_ms: int) -> bool:
         """False: it is on record."""
         told = {"id": batch.id, "caller": batch.caller, "ended_at": batch.finished_at or now_ms}

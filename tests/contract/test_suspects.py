@@ -16,6 +16,7 @@ from service.storage.terms import Claim, Limits
 pytestmark = pytest.mark.anyio
 
 HOUR_S = 3600.0
+LONGER_THAN_A_LEASE_S = 2 * HOUR_S  # a wait that ends with the lease, to the millisecond, would be taken for it
 NOW_S = 0.0  # as a time after which a process is lost: whoever has not beaten since is dead
 Make = Callable[[str], Store]
 
@@ -116,7 +117,7 @@ async def test_an_outcome_that_is_awaited_stays_awaited_and_only_its_repetition_
     here: Store, there: Store, connection: AsyncRedis
 ) -> None:
     [job_id] = await held(there, 1)
-    await happens(there, job_id, e.Intended(attempt=1, delay_s=HOUR_S))
+    await happens(there, job_id, e.Intended(attempt=1, delay_s=LONGER_THAN_A_LEASE_S))
     due = await connection.zscore("dr1:due", f"job:{job_id}")
     await here.quarantine.reap(NOW_S)
     assert await connection.zscore("dr1:due", f"job:{job_id}") == due, "nobody posts it again before its time"
@@ -128,7 +129,7 @@ async def test_an_outcome_that_is_awaited_stays_awaited_and_only_its_repetition_
 
 async def test_a_callback_frees_a_submission_that_was_in_flight(here: Store, there: Store) -> None:
     [job_id] = await held(there, 1)
-    await happens(there, job_id, e.Intended(attempt=1, delay_s=HOUR_S))
+    await happens(there, job_id, e.Intended(attempt=1, delay_s=LONGER_THAN_A_LEASE_S))
     await here.quarantine.reap(NOW_S)
     await happens(here, job_id, e.Ready(attempt=1, provider_id="task", url="https://x/y"))
     assert await claim(here, job_id, queue=Queue.COLLECT)

@@ -160,6 +160,7 @@ async def test_a_step_that_takes_longer_than_its_lease_renews_it(bench: Bench) -
             first = await at.due(job_id) or 0
             while (await at.house.desk.store.now_ms()) <= first + 500:
                 assert (await at.house.desk.store.claim(Queue.COLLECT, job_id, 12))[0] is None
+            assert (await at.due(job_id) or 0) > first
             way.resume()
             await polling
         assert (await at.job(job_id)).polls == 1

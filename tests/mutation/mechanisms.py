@@ -143,6 +143,13 @@ MECHANISMS: Final = (
         "tests/contract/test_batches.py",
     ),
     Mechanism(
+        "a batch's retry is known again",
+        "service/rebuild.py",
+        "            await self._store.rebuilding.link_batch(old, new)",
+        "            pass",
+        "tests/sim/test_rebuild_crashes.py",
+    ),
+    Mechanism(
         "lease that is lost stays lost",
         "service/storage/lua/due.lua",
         "  if at ~= a.lease_end then return {'lost', int(now), {}} end\n",

@@ -21,7 +21,7 @@ def main() -> int:
     finally:
         for told in (entry.data for entry in storm.sim.world.memory.events):
             where = f"{told['at'][-7:]} {told['id'][-6:]} {told['status']:10} {told['reason']:16}"
-            print(f"{where} v{told['version']} {told['by']}")
+            print(f"{where} v{told.get('version', '-')} {told['by']}")
     return 0
 
 

@@ -116,6 +116,12 @@ class SimBucket:
         thing = await self._do("get", lambda: self._shelf.things.get(key))
         return thing.data if thing and len(thing.data) <= max_bytes else None
 
+    async def list_after(self, prefix: str, after: str | None, limit: int) -> list[str]:
+        def keys() -> list[str]:
+            return [key for key in sorted(self._shelf.things) if key.startswith(prefix) and key > (after or "")][:limit]
+
+        return await self._do("list", keys)
+
     async def delete(self, key: str) -> None:
         await self._do("delete", lambda: self._shelf.drop([key]))
 

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from heapq import heappop, heappush
+from threading import get_ident
 from typing import Any, Final, NoReturn, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
@@ -49,6 +50,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._now: deque[_Entry] = deque()
         self._timers: list[tuple[float, int, _Entry]] = []
         self._asked = 0
+        self._home = get_ident()
 
     def time(self) -> float:
         return self.now_s
@@ -97,8 +99,12 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def run_in_executor(self, *_: object) -> NoReturn:
         raise AssertionError("a thread was asked for: a simulation has one")
 
-    def call_soon_threadsafe(self, *_: object, **__: object) -> NoReturn:
-        raise AssertionError("something came from another thread: a simulation has one")
+    def call_soon_threadsafe(
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> _Entry:
+        """Also asked for by what clears away a generator that nobody holds any more."""
+        assert get_ident() == self._home, "something came from another thread: a simulation has one"
+        return self.call_soon(callback, *args, context=context)
 
 
 def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:

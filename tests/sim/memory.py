@@ -15,6 +15,7 @@ from service.storage import record
 from service.storage.store import Store
 from service.storage.terms import OVERDUE_S, Callbacks, Entry, Figures, Limits, Unconfirmed, storage_s
 from tests.sim.memory_batches import Batched, Zset
+from tests.sim.memory_rebuilding import Rebuilt
 
 T = TypeVar("T")
 Args = Mapping[str, Any]
@@ -39,7 +40,7 @@ WRITTEN: Final = frozenset({"created", "applied", "already", "enrolled"})
 
 
 @dataclass
-class Memory(Batched):
+class Memory(Batched, Rebuilt):
     """What Redis holds. `now_ms` is its own clock; `replicas` is how many confirm a write.
 
     `watch` is told the id of each job that was written, after the write.

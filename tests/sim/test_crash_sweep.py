@@ -76,6 +76,12 @@ async def batch_cancelled(sim: Sim) -> None:
     await sim.cancel_batch(batch_id)
 
 
+async def batch_retried(sim: Sim) -> None:
+    batch_id = await sim.upload("spring", "a lighthouse", "a heron")
+    await sim.until(lambda: sim.over(batch_id), HEALED_WITHIN_S)
+    await sim.retry_batch(batch_id)
+
+
 EITHER: Final = frozenset({"succeeded", "failed"})
 SCENARIOS: Final = (
     Scenario("called back", 34, order),
@@ -91,6 +97,7 @@ SCENARIOS: Final = (
     Scenario("a batch", 76, batch),
     Scenario("a batch with an input image", 60, batch_with_an_input),
     Scenario("a batch, cancelled", 47, batch_cancelled, frozenset({"succeeded", "cancelled"})),
+    Scenario("a batch, its failed line retried", 121, batch_retried, EITHER, first=("moderated",)),
     Scenario("outcome unknown", 100, order, EITHER, first=("garbled",), manners=Manners(call_lost=1.0)),
 )
 

@@ -14,7 +14,7 @@ from tests.sim.storm import Storm
 SEEDS: Final = range(2_000)
 BLOCK: Final = 20  # seeds a test: many tests, so that this file is the first that is given to a process
 SOAK_SEEDS: Final = range(len(SEEDS), 100_000)
-SOAK_BLOCK: Final = 1_000
+SOAK_BLOCK: Final = 500
 
 
 def chosen(text: str | None) -> range:

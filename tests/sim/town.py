@@ -138,6 +138,9 @@ class Sim:
         """Nothing is left to do: every job has ended, and no work of any kind is due."""
         return not self.world.memory.due and all(self.job(job_id).ended for job_id in self.world.memory.jobs)
 
+    def over(self, batch_id: str) -> bool:
+        return self.world.memory.batches[batch_id].get("marked") == "1"
+
     def state(self) -> str:
         memory = self.world.memory
         jobs = [f"{job.id[-6:]} {job.status} {job.reason} {job.open}" for job in map(self.job, memory.jobs)]

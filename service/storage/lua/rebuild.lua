@@ -39,3 +39,11 @@ function verbs.rebuild_batch()
   known_key()
   return {'rebuilt', int(now), {}}
 end
+
+-- A batch was retried by another one. linked | gone
+function verbs.link_batch()
+  local key = P .. 'batch:' .. a.id
+  if call('EXISTS', key) == 0 then return {'gone', int(now), {}} end
+  call('HSETNX', key, 'retried_by', a.retried_by)
+  return {'linked', int(now), {}}
+end

@@ -1,0 +1,95 @@
+"""Records made again: what is on record already is left alone, and what is linked stays linked."""
+
+import pytest
+
+from service.clock import SystemClock
+from service.domain.batch import Batch, BatchStatus
+from service.domain.job import Job, Status
+from service.storage.connection import AsyncRedis
+from service.storage.store import Store
+from service.storage.terms import Idempotency, Limits, Outcome
+from tests.sim.memory import Memory, MemoryStore
+
+pytestmark = pytest.mark.anyio
+
+LIMITS = Limits()
+JOB = Job(
+    id="job_001",
+    caller="alice",
+    model="flux-dev",
+    request={"prompt": "a"},
+    status=Status.SUCCEEDED,
+    sidecar=True,
+    idempotency="key body",
+    tasks={"1": "task-1"},
+)
+BATCH = Batch(
+    id="batch_001",
+    caller="alice",
+    status=BatchStatus.COMPLETED,
+    total=2,
+    counts={status: 2 if status is Status.FAILED else 0 for status in Status},
+    finished_at=1,
+    key="batch key",
+    hash="hash",
+    marked=True,
+)
+
+
+@pytest.fixture(params=["valkey", "memory"])
+def store(request: pytest.FixtureRequest, connection: AsyncRedis) -> Store:
+    if request.param == "memory":
+        return MemoryStore(Memory(SystemClock().now_ms), LIMITS, actor="test")
+    return Store(connection, LIMITS, actor="test")
+
+
+async def test_a_job_is_made_again_once_with_its_key_and_its_task_and_nothing_of_it_is_due(store: Store) -> None:
+    assert await store.rebuilding.job(JOB, 0)
+    assert not await store.rebuilding.job(JOB, 0)
+    made = await store.get(JOB.id)
+    assert made is not None
+    assert (made.status, made.tasks, made.version) == (Status.SUCCEEDED, {"1": "task-1"}, 1)
+    assert [job.id for job in await store.page(caller="alice", status=Status.SUCCEEDED)] == [JOB.id]
+    again = Job(id="job_002", caller="alice", model="flux-dev", request={"prompt": "a"})
+    written = await store.create(again, idempotency=Idempotency("key", "body"))
+    assert (written.outcome, written.job_id) == (Outcome.REPLAYED, JOB.id)
+    assert (await store.figures()).due == 0
+
+
+async def test_a_key_that_is_older_than_a_day_is_not_known_again(store: Store) -> None:
+    await store.rebuilding.job(JOB, JOB.created_at + 24 * 3600 * 1000)
+    again = Job(id="job_002", caller="alice", model="flux-dev", request={"prompt": "a"})
+    assert (await store.create(again, idempotency=Idempotency("key", "body"))).outcome is Outcome.CREATED
+
+
+async def test_a_deleted_job_stays_deleted(store: Store) -> None:
+    await store.rebuilding.job(JOB, 0)
+    made = await store.get(JOB.id)
+    assert made is not None
+    await store.bury(made, busy_s=0)
+    assert not await store.rebuilding.job(JOB, 0)
+    assert await store.get(JOB.id) is None
+
+
+async def test_who_was_retried_by_one_is_not_retried_by_another(store: Store) -> None:
+    await store.rebuilding.link(JOB.id, "job_002")
+    assert await store.get(JOB.id) is None, "of whom nothing is on record, nothing is made"
+    await store.rebuilding.job(JOB, 0)
+    await store.rebuilding.link(JOB.id, "job_002")
+    await store.rebuilding.link(JOB.id, "job_003")
+    made = await store.get(JOB.id)
+    assert made is not None
+    assert made.retried_by == "job_002"
+
+
+async def test_a_batch_is_made_again_once_with_its_key_and_its_retry(store: Store) -> None:
+    await store.rebuilding.link_batch(BATCH.id, "batch_002")
+    assert await store.batches.get(BATCH.id) is None, "of which nothing is on record, nothing is made"
+    assert await store.rebuilding.batch(BATCH, 0)
+    assert not await store.rebuilding.batch(BATCH, 0)
+    await store.rebuilding.link_batch(BATCH.id, "batch_002")
+    await store.rebuilding.link_batch(BATCH.id, "batch_003")
+    made = await store.batches.get(BATCH.id)
+    assert made is not None
+    assert (made.status, made.counts, made.retried_by) == (BATCH.status, BATCH.counts, "batch_002")
+    assert (await store.batches.open("batch_004", "alice", BATCH.key)).known_id == BATCH.id
