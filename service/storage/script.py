@@ -7,7 +7,19 @@ from typing import Final
 from service.storage import record
 
 # In this order: a local function of Lua is known only below its definition.
-PARTS: Final = ("head", "slots", "callbacks", "suspects", "spools", "jobs", "batches", "due", "rebuild", "series")
+PARTS: Final = (
+    "head",
+    "slots",
+    "callbacks",
+    "suspects",
+    "spools",
+    "jobs",
+    "batches",
+    "due",
+    "rebuild",
+    "series",
+    "inspect",
+)
 
 _NAMES: Final = ",".join(f"'{name}'" for name in record.NAMES)
 

@@ -17,6 +17,7 @@ from service.domain.lifecycle import KEEP, Change
 from service.storage import record
 from service.storage.batches import Batches
 from service.storage.connection import AsyncRedis, ResponseError
+from service.storage.inspection import Inspection
 from service.storage.newborn import newborn, queue_of
 from service.storage.quarantine import Quarantine
 from service.storage.rebuilding import Rebuilding
@@ -71,6 +72,7 @@ class Store:
         self.series = Series(self._run)
         self.rebuilding = Rebuilding(self._run, limits.caps)
         self.batches = Batches(self._run, limits.caps, _submits)
+        self.inspection = Inspection(redis, self._run, prefix)
         self.limits = limits
         self._config = {
             "cap": limits.max_in_flight,

@@ -53,6 +53,7 @@ def test_a_storm_of_kills_loses_nothing(house: House, jobs: int, kills: int) -> 
     house.audit(ended)
     print(f"purchases beside one each: {bought_once_or_flagged(house, ended)}, all flagged")
     assert len(house.keys("images/")) == jobs, "no image but the jobs' own"
+    assert house.fsck() == {}
 
 
 def test_rolling_restarts_burn_nothing(house: House) -> None:

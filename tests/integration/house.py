@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +13,7 @@ from typing import Any, Final
 
 import httpx
 
+from deploy.local.environment import ROOT
 from deploy.local.stack import Stack
 from deploy.rehearsal.pictures import Picture, draw
 from service.domain import layout
@@ -130,6 +133,14 @@ class House:
     def keys(self, prefix: str) -> set[str]:
         pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
         return {entry["Key"] for page in pages for entry in page.get("Contents", [])}
+
+    def fsck(self) -> dict[str, list[str]]:
+        """What `python -m service fsck` finds, by kind: nothing, whatever died."""
+        argv = [sys.executable, "-c", "import sys; from service.commands.fsck import main; sys.exit(main(['--json']))"]
+        told = subprocess.run(argv, env=self.stack.environment, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert told.returncode in (0, 1), told.stderr
+        findings: dict[str, list[str]] = json.loads(told.stdout)["findings"]
+        return findings
 
     def audit(self, jobs: list[JobView]) -> None:
         """Every job succeeded, with its own picture, stored once, whole, and told alike everywhere."""

@@ -36,6 +36,7 @@ def test_each_part_may_die_in_the_middle_of_a_hundred_jobs(fragile_house: House)
         assert job["possible_duplicate"] or extra == 0
     assert max(recoveries.values()) < RECOVERY_S
     assert len(house.keys("images/")) == JOBS, "no image but the jobs' own"
+    assert house.fsck() == {}
 
 
 def ended(house: House, ids: list[str]) -> int:
