@@ -34,10 +34,14 @@ from tests.sim.staff import KEYS, MEBIBYTE, RULES, Town, desk_of
 from tests.sim.world import Process
 
 METRICS: Final = Metrics()
+PATIENCE_S: Final = 30.0  # of whoever asks; what he asked for goes on without him
 
 
 class Front(Process):
-    """The HTTP process: the real endpoints, without the wire. Each call answers (status, body), None: it died."""
+    """The HTTP process: the real endpoints, without the wire.
+
+    Each call answers (status, body); None: it died, or took too long.
+    """
 
     def __init__(self, town: Town, name: str, *, skew_ms: int = 0) -> None:
         super().__init__(town.world, name, skew_ms=skew_ms)
@@ -124,8 +128,8 @@ class Front(Process):
         if not self.alive:
             return None
         work = self.start(self._respond(call))
-        await asyncio.wait([work])
-        if work.cancelled():
+        await asyncio.wait([work], timeout=PATIENCE_S)
+        if not work.done() or work.cancelled():
             return None
         status, body = work.result()
         self.world.answers.append({"to": what, "status": status})

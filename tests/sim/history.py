@@ -144,7 +144,10 @@ def batch_faults(
         elif len(batch["lines"]) != len(upload["prompts"]):
             yield f"{upload['id']}: {len(batch['lines'])} jobs for {len(upload['prompts'])} lines"
     order = {key: number for number, key in enumerate(objects)}
+    sealed: dict[Any, str] = {}
     for batch_id, batch in batches.items():
+        if batch["idem"] and (first := sealed.setdefault((batch["caller"], batch["idem"]), batch_id)) != batch_id:
+            yield f"{batch_id}: P5 its key had made {first}"
         if batch["status"] == "staging":
             yield f"{batch_id}: half a batch is left"
         else:

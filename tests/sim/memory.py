@@ -466,6 +466,8 @@ class Memory(Batched, Rebuilt):
 
     def _first_waiting(self) -> tuple[float, str, str, Zset] | None:
         best = None
+        if not self.zsets["jobs:queued"]:
+            return None
         for group in self.cfg["groups"]:
             for priority in WEIGHT:
                 lane = self.zsets[f"wait:{group}:{priority}"]
@@ -504,6 +506,8 @@ class Memory(Batched, Rebuilt):
         self.gate |= {"cap:" + group: str(max(1, int(cap * 0.75))), "shrunk:" + group: str(self.now)}
 
     def _ease(self) -> None:
+        if not self.gate:
+            return
         for group in self.cfg["groups"]:
             since = max(float(self.gate.get("shrunk:" + group, self.now)), float(self.gate.get("eased:" + group, 0)))
             if self.now - since >= EASE_MS:
@@ -572,7 +576,7 @@ class MemoryStore(Store):
     ) -> Reply:
         told = {name: value for name, value in arguments.items() if value is not None}
         told |= {"cfg": self._config, "by": self._actor, "words": list(words)}
-        flat = iter(record.write(fields or {}))
+        flat = iter(record.write(fields)) if fields else iter(())
         written = dict(zip(flat, flat, strict=True))
         reply: Reply = await self._seam(f"store.{verb}", lambda: self.memory.run(verb, told, written))
         if confirm and self.memory.replicas < self.limits.replicas and reply[0] in WRITTEN:

@@ -91,6 +91,7 @@ class Storm:
         return Terms(
             unknown_outcome="fail" if dice.random() < 0.2 else "resubmit",
             callbacks=dice.random() < 0.8,
+            sweep_s=dice.choice([5.0, 15.0, 30.0]),
             limits=limits,
         )
 

@@ -181,29 +181,23 @@ class Process:
             self.stop(self.faint[1])
         if self.asleep:
             await self._awake.wait()
-        self._begin(name)
+        if not self.alive:
+            raise asyncio.CancelledError
+        world.effects += 1
+        world.tally[name] += 1
+        if self.doom == "before" or world.strikes("before"):
+            self._die(name)
         cut = world.weather.cut(part, world.now_s()) if world.weather.foul else None
         if cut == "before":
             await asyncio.sleep(world.weather.cut_after_s(part))
             raise Cut(happened=False)
         result = act()
-        if self._dies("after"):
+        if self.doom == "after" or world.strikes("after"):
             self._die(name)
         if cut == "after":
             await asyncio.sleep(world.weather.cut_after_s(part))
             raise Cut(happened=True)
         return result
-
-    def _begin(self, name: str) -> None:
-        if not self.alive:
-            raise asyncio.CancelledError
-        self.world.effects += 1
-        self.world.tally[name] += 1
-        if self._dies("before"):
-            self._die(name)
-
-    def _dies(self, when: When) -> bool:
-        return self.doom == when or self.world.strikes(when)
 
     def _die(self, name: str) -> None:
         self.world.crashed.append(f"{self.name} at {name}")
