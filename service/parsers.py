@@ -24,6 +24,8 @@ UNITS: Final = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "
 CALLER: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 KEY_BYTES_MIN: Final = 16  # 128 bits: the strength the contract promises for every token
 NOTIFY_KEY_BYTES: Final = range(24, 65)  # Standard Webhooks, "signing secret"
+TAGS_MOST: Final = 10
+TAG: Final = re.compile(r"(?!aws:)[A-Za-z0-9 +\-._:/@]{1,128}=[A-Za-z0-9 +\-=._:/@]{0,256}")
 PUBLIC_URL_CHARS_MAX: Final = 1_900  # the provider takes 2,083 for the whole webhook_url
 
 
@@ -194,6 +196,17 @@ def budgets(text: str) -> Mapping[str, Decimal]:
     """US dollars a day for each caller named."""
     amounts = _named(text, r"[0-9]{1,9}(\.[0-9]{1,4})?", "name:usd_per_day pairs")
     return MappingProxyType({name: Decimal(amount) for name, amount in amounts.items()})
+
+
+def tags(text: str) -> Mapping[str, str]:
+    """What S3 takes as tags: https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-tagging.html."""
+    found = entries(text)
+    if len(found) > TAGS_MOST or not all(map(TAG.fullmatch, found)):
+        raise ValueError(f"at most {TAGS_MOST} name=value pairs of letters, digits, spaces and +-=._:/@ are wanted")
+    pairs = [entry.partition("=")[::2] for entry in found]
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a name of its own is wanted for each tag, but one is there twice")
+    return MappingProxyType(dict(pairs))
 
 
 def entries(text: str) -> list[str]:

@@ -104,6 +104,12 @@ class Settings:
     s3_storage_class: str | None = _maybe(
         p.matching(r"[A-Z0-9_]{1,64}", "a storage class in capitals"), "Storage class of every write.", "STANDARD_IA"
     )
+    s3_tags: Mapping[str, str] = _row(
+        "",
+        p.tags,
+        "name=value pairs, comma-separated: tags of every write, at most 10.",
+        example="team=images,env=prod",
+    )
     s3_timeout_s: float = _row("30", p.seconds(0.1, 600), "Deadline of one call to the store.", unit="s")
 
     flux_api_base_url: str = _row(

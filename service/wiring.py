@@ -46,6 +46,7 @@ def bucket_config(settings: Settings, *, max_connections: int = 16) -> BucketCon
         sse_kms_key_id=settings.s3_sse_kms_key_id,
         expected_bucket_owner=settings.s3_expected_bucket_owner,
         storage_class=settings.s3_storage_class,
+        tags=settings.s3_tags,
         deadline_s=settings.s3_timeout_s,
         max_connections=max_connections,
     )

@@ -6,7 +6,7 @@ upload ends when it next asks for bytes (its body has been closed), a download a
 `read_timeout_s` of silence.
 
 The credentials need s3:PutObject, s3:GetObject, s3:DeleteObject and s3:ListBucket (without which S3 answers 403
-where nothing is).
+where nothing is); with tags s3:PutObjectTagging.
 """
 
 import asyncio

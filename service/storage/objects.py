@@ -1,8 +1,9 @@
 """What the bucket takes and gives: its configuration, its answers, and the only two ways in which it fails."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote, urlencode
 
 # Metadata that says whose an object is. Two writers of the same thing carry the same value.
 OWNERS = ("job-id", "batch-id")
@@ -41,6 +42,7 @@ class BucketConfig:
     sse_kms_key_id: str | None = None
     expected_bucket_owner: str | None = None
     storage_class: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
     connect_timeout_s: float = 3.0
     read_timeout_s: float = 20.0  # silence on a connection
     deadline_s: float = 60.0  # of a call as a whole, its wait for a connection included
@@ -64,6 +66,7 @@ class BucketConfig:
                 "ServerSideEncryption": encryption,
                 "SSEKMSKeyId": self.sse_kms_key_id,
                 "StorageClass": self.storage_class,
+                "Tagging": urlencode(self.tags, quote_via=quote) or None,
             }
         )
 

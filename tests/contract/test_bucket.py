@@ -237,6 +237,24 @@ async def test_what_the_operator_wants_goes_with_every_write(store: tuple[Bucket
     await bucket.close()
 
 
+async def test_every_write_carries_the_operators_tags(store: tuple[BucketConfig, Session], tmp_path: Path) -> None:
+    config, session = store
+    tags = {"team": "images and more", "env/stage": "prod=1+2"}
+    bucket = Bucket(replace(config, tags=tags), session)
+    file = tmp_path / "pulled"
+    file.write_bytes(PNG)
+    sha256 = hashlib.sha256(PNG).hexdigest()
+    await bucket.put_file(KEY, file, content_type="image/png", sha256=sha256, metadata=OURS)
+    await bucket.put_bytes("jobs/one.json", b"{}", content_type="application/json", metadata=OURS)
+    assert (await bucket.probe()).conditional_writes
+    client = session.client("s3", endpoint_url=config.endpoint_url)
+    for key in (KEY, "jobs/one.json"):
+        kept = client.get_object_tagging(Bucket=bucket.name, Key=bucket.full_key(key))["TagSet"]
+        assert {tag["Key"]: tag["Value"] for tag in kept} == tags
+    client.close()
+    await bucket.close()
+
+
 @pytest.mark.parametrize("pair", [("nobody", "nothing"), (None, "wrong")])
 async def test_wrong_credentials_are_the_operators_to_mend(
     seaweed: Seaweed, bucket_config: BucketConfig, pair: tuple[str | None, str]

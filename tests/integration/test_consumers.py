@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from boto3.session import Session  # type: ignore[import-untyped]  # boto3 has no py.typed
+from moto import mock_aws
 
 from deploy.local.stack import Stack
 from service.domain import layout
@@ -64,6 +66,15 @@ def test_the_guides_examples_do_what_they_say(house: House, tmp_path: Path) -> N
         assert (tmp_path / "pictures" / name).read_bytes() == house.bytes(job["image"]["key"])
 
 
-def test_the_guides_notification_is_json() -> None:
-    (rule,) = blocks("json")
-    assert json.loads(rule)["QueueConfigurations"][0]["Events"] == ["s3:ObjectCreated:*"]
+def test_the_guides_rules_are_such_as_s3_takes() -> None:
+    notification, lifecycle = map(json.loads, blocks("json"))
+    with mock_aws():
+        session = Session("moto", "moto", region_name="eu-central-1")
+        s3 = session.client("s3")
+        s3.create_bucket(Bucket="images", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+        s3.put_bucket_notification_configuration(Bucket="images", NotificationConfiguration=notification)
+        s3.put_bucket_lifecycle_configuration(Bucket="images", LifecycleConfiguration=lifecycle)
+        kept = s3.get_bucket_lifecycle_configuration(Bucket="images")["Rules"]
+    days = {rule["Filter"]["Prefix"]: rule["Expiration"]["Days"] for rule in kept if "Expiration" in rule}
+    assert days["jobs/"] >= days["images/"], "a sidecar speaks of an image that is there"
+    assert notification["QueueConfigurations"][0]["Events"] == ["s3:ObjectCreated:*"]

@@ -37,6 +37,7 @@ BAD = {
     "S3_SSE_KMS_KEY_ID": ("a key", "k" * 2049),
     "S3_EXPECTED_BUCKET_OWNER": ("me", "1234"),
     "S3_STORAGE_CLASS": ("cold storage", "S" * 65),
+    "S3_TAGS": ("team", "aws:team=images"),
     "S3_TIMEOUT_S": ("soon", "0"),
     "FLUX_API_BASE_URL": ("flux", "https://user:pw@flux.example"),
     "FLUX_API_KEY": ("a key with spaces", "short"),
