@@ -10,17 +10,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.chronicle import violations
 from tests.integration.house import House, JobView, opened
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(900)]
 
+UNKNOWN_WAIT_S = 10
 PARTS = ("workers-1", "workers-2", "http", "redis", "store")
 
 
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[House]:
     """Two worker processes; what nobody ever answers for is given up soon."""
-    yield from opened(tmp_path, workers=2, UNKNOWN_WAIT_S="10", SUSPECT_RETRY_S="1,2")
+    yield from opened(tmp_path, workers=2, UNKNOWN_WAIT_S=str(UNKNOWN_WAIT_S), SUSPECT_RETRY_S="1,2")
 
 
 def bought_once_or_flagged(house: House, jobs: list[JobView]) -> int:
@@ -53,6 +55,7 @@ def test_a_storm_of_kills_loses_nothing(house: House, jobs: int, kills: int) -> 
     house.audit(ended)
     print(f"purchases beside one each: {bought_once_or_flagged(house, ended)}, all flagged")
     assert len(house.keys("images/")) == jobs, "no image but the jobs' own"
+    assert violations(house, ended, unknown_wait_s=UNKNOWN_WAIT_S) == []
     assert house.fsck() == {}
 
 

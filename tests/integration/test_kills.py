@@ -4,11 +4,13 @@ import time
 
 import pytest
 
+from tests.integration.chronicle import violations
 from tests.integration.house import House
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(500)]
 
 JOBS = 100
+UNKNOWN_WAIT_S = 20.0  # as `fragile_house` has it
 RECOVERY_S = 30.0  # 15 are promised, and printed; twice that, so that a busy machine fails no run
 
 
@@ -34,6 +36,7 @@ def test_each_part_may_die_in_the_middle_of_a_hundred_jobs(fragile_house: House)
         extra = purchases[job["request"]["prompt"]] - 1
         assert extra in (0, 1)
         assert job["possible_duplicate"] or extra == 0
+    assert violations(house, jobs, unknown_wait_s=UNKNOWN_WAIT_S) == []
     assert max(recoveries.values()) < RECOVERY_S
     assert len(house.keys("images/")) == JOBS, "no image but the jobs' own"
     assert house.fsck() == {}

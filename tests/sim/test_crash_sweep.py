@@ -152,7 +152,8 @@ def test_two_deaths_at_any_two_effects_are_healed(scenario: Scenario) -> None:
                 break
         if not died:
             break
-    print(f"{scenario.name}: {pairs} pairs")
+    print(f"{scenario.name}: {pairs} pairs of deaths, each before and after")
+    assert pairs >= scenario.points * (scenario.points - 1) // 2
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
