@@ -1,7 +1,8 @@
-"""`python -m service`: the HTTP process.
+"""`python -m service`: the HTTP process. `python -m service COMMAND …`: one of COMMANDS, each with `--help`.
 
 SIGTERM or Ctrl-C: no new connections, waiters answer and streams end at once, what runs gets CLOSE_WITHIN_S; exit 0.
-Settings (or a Redis, or a bucket) that cannot be: a message on standard error, exit 2. The port is taken: exit 3.
+Settings (or a Redis, or a bucket) that cannot be, an unknown command: a message on standard error, exit 2. The port is
+taken: exit 3.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -18,11 +20,13 @@ from service import logs
 from service.api.app import Web, build
 from service.api.protocol import DeadlineProtocol
 from service.clock import SystemClock
+from service.commands import fsck, rebuild
 from service.settings import BadSettings, Settings, load
 
 CLOSE_WITHIN_S: Final = 5
 KEEP_ALIVE_S: Final = 75  # longer than the 60 s for which proxies keep their side open
 LISTEN_BACKLOG: Final = 2048
+COMMANDS: Final[Mapping[str, Callable[[Sequence[str]], int]]] = {"fsck": fsck.main, "rebuild": rebuild.main}
 
 
 class Server(uvicorn.Server):
@@ -56,7 +60,16 @@ def configured(settings: Settings, web: Web) -> uvicorn.Config:
     )
 
 
-def main() -> int:
+def main(argv: Sequence[str]) -> int:
+    if not argv:
+        return serve()
+    if command := COMMANDS.get(argv[0]):
+        return command(argv[1:])
+    print(f"python -m service takes no argument, or one of: {', '.join(COMMANDS)}", file=sys.stderr)
+    return 2
+
+
+def serve() -> int:
     try:
         settings = load(os.environ, dotenv=Path(".env"), role="http")
         logs.configure(settings.log_level)
@@ -74,4 +87,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

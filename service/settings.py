@@ -20,7 +20,7 @@ from service.secret import Secret
 __all__ = ["BadSettings", "Role", "Row", "Secret", "Settings", "WebhookKey", "example", "load", "rows"]
 
 T = TypeVar("T")
-Role = Literal["http", "workers"]
+Role = Literal["http", "workers", "store"]  # store: a command that needs Redis and the bucket, and nobody else
 
 DAY_S: Final = 86_400
 HEAD: Final = """\
@@ -253,7 +253,7 @@ def load(environ: Mapping[str, str], *, dotenv: Path | None = None, role: Role =
 def _missing(values: Mapping[str, Any], role: Role) -> list[str]:
     """Settings that this process needs and that are not set. One that is set wrongly is not in `values`."""
     serves = values.get("serve", frozenset()) if role == "http" else frozenset()
-    callbacks = values.get("public_base_url") or serves == {"webhooks"}
+    callbacks = role != "store" and (values.get("public_base_url") or serves == {"webhooks"})
     needs = {
         "s3_bucket": (True, "every process needs the store"),
         "flux_api_key": (

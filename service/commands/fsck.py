@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--redis-only", action="store_true", help="do not ask the bucket")
     asked = parser.parse_args(argv)
     try:
-        settings = load(os.environ, dotenv=Path(".env"), role="http")
+        settings = load(os.environ, dotenv=Path(".env"), role="store")
         report = asyncio.run(_checked(settings, redis_only=asked.redis_only, quiet=asked.json))
     except (BadSettings, RedisError, BucketError) as error:
         print(error, file=sys.stderr)

@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print the whole report as one JSON object")
     asked = parser.parse_args(argv)
     try:
-        report = asyncio.run(_rebuilt(load(os.environ, dotenv=Path(".env"), role="http"), quiet=asked.json))
+        report = asyncio.run(_rebuilt(load(os.environ, dotenv=Path(".env"), role="store"), quiet=asked.json))
     except (BadSettings, RedisError, BucketError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -1,7 +1,10 @@
 """Redis is lost with all that was in it: what had ended is known again from the bucket alone."""
 
 import json
-from typing import Any
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 
@@ -17,6 +20,8 @@ from tests.steps import Bench, Steps
 
 pytest_plugins = ["tests.fixtures_steps"]
 pytestmark = [pytest.mark.anyio, pytest.mark.processes]
+
+ROOT: Final = Path(__file__).parents[2]
 
 
 async def lost(bench: Bench, at: Steps) -> Report:
@@ -118,3 +123,27 @@ async def test_an_old_job_is_answered_from_the_bucket_and_leaves_redis_again(ben
         await at.house.desk.store.expire()
         assert await at.house.desk.store.get(job_id) is None
         assert bench.job(job_id) == before
+
+
+def command(bench: Bench, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """As an operator runs it, who has at hand what it needs: Redis, the bucket, and its credentials."""
+    names = ("REDIS_URL", "S3_BUCKET", "S3_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    given = {name: bench.stack.environment[name] for name in names} | {"PYTHONPATH": str(ROOT)}
+    argv = [sys.executable, "-m", "service", *arguments]
+    return subprocess.run(argv, env=given, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+
+
+async def test_the_commands_need_redis_and_the_bucket_alone(bench: Bench, tmp_path: Path) -> None:
+    emptied(bench)
+    async with bench.steps() as at:
+        job_id = posted(bench, "old")["id"]
+        await closed(at, await at.tell(job_id, e.CancelAsked()))
+        await at.house.redis.flushdb()
+        rebuilt = command(bench, tmp_path, "rebuild", "--json")
+        assert (rebuilt.returncode, json.loads(rebuilt.stdout)["jobs"]) == (0, 1), rebuilt.stderr
+        assert await at.house.desk.store.get(job_id)
+        checked = command(bench, tmp_path, "fsck", "--json")
+        assert (checked.returncode, json.loads(checked.stdout)["jobs"]) == (0, 1), checked.stderr
+        unknown = command(bench, tmp_path, "rebuilt")
+        assert (unknown.returncode, unknown.stdout) == (2, "")
+        assert "fsck, rebuild" in unknown.stderr

@@ -187,6 +187,7 @@ def test_a_public_url_is_https_or_loopback_and_keeps_no_slash(text: str) -> None
 def test_each_process_needs_only_what_it_uses() -> None:
     load({"S3_BUCKET": "images", "FLUX_API_KEY": "sk-canary"}, role="workers")
     load({"S3_BUCKET": "images", "SERVE": "webhooks", "WEBHOOK_KEYS": f"k1:{KEY}"})
+    load({"S3_BUCKET": "images", "PUBLIC_BASE_URL": "https://x.example"}, role="store")
     assert bad({"S3_BUCKET": "images"}, role="workers")[0].startswith("FLUX_API_KEY: missing; `make run`")
 
 
