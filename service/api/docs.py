@@ -1,11 +1,13 @@
 """The OpenAPI document as one page of HTML: no script, nothing loaded from elsewhere."""
 
 import json
+import re
 from collections.abc import Mapping
 from html import escape
 from typing import Any, Final
 
 POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'"
+_CODE: Final = re.compile(r"`([^`]+)`")
 STYLE: Final = """\
 :root{color-scheme:light dark}
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
@@ -29,10 +31,16 @@ def page(document: Mapping[str, Any]) -> str:
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
-        f"<h1>{title}</h1><p>{escape(info['description'])}</p>"
+        f"<h1>{title}</h1>{_prose(info['description'])}"
         f'<p>The same for machines: <a href="/openapi.json">openapi.json</a></p>'
         f"{''.join(operations)}<h2>Schemas</h2>{''.join(schemas)}</html>"
     )
+
+
+def _prose(text: str) -> str:
+    """Paragraphs, with code in backquotes."""
+    marked = _CODE.sub(r"<code>\1</code>", escape(text))
+    return "".join(f"<p>{part}</p>" for part in marked.split("\n\n"))
 
 
 def _operation(path: str, method: str, operation: Mapping[str, Any]) -> str:

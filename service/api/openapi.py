@@ -8,12 +8,12 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from service.api import docs, shapes
+from service.api.about import ABOUT
 from service.domain import catalogue
 
 Json = dict[str, Any]
 
 VERSION: Final = "1"
-ABOUT: Final = "Images of the Flux models: each accepted job survives crashes, and ends with an image or a reason."
 PROBLEM: Final = "application/problem+json"
 
 

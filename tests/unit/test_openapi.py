@@ -67,6 +67,15 @@ def test_the_page_names_every_path_and_loads_nothing(document: dict[str, Any]) -
     assert not re.search(r"<script|<link|<img|src=|url\(", page)
 
 
+def test_the_page_tells_of_the_foreign_interfaces(document: dict[str, Any]) -> None:
+    page = docs.page(document)
+    served = {
+        operation.path.replace(":str", "") for operation in (*FLUX, IMAGES) if operation.path != "/v1/{model:str}"
+    }
+    told = set(re.findall(r"<code>(?:GET|POST) ([^<?]+)[^<]*</code>", page))
+    assert {path for path in served if path != "/v1/get_result"} == told
+
+
 def test_foreign_words_cannot_become_markup(document: dict[str, Any]) -> None:
     document["info"]["description"] = "<script>alert(1)</script>"
     assert "<script>" not in docs.page(document)
