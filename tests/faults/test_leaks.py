@@ -72,9 +72,8 @@ def test_minutes_of_steady_work_leak_nothing(house: House) -> None:
         threads = [statistics.median(each.threads for each in part) for part in (first, last)]
         growth = rss[1] / rss[0] - 1
         per_hour = growth / (LASTS_S * 2 / 3) * 3600
-        print(
-            f"{name}: {posted} jobs in {LASTS_S:.0f} s: memory {rss[0] / 2**20:.1f} MiB {growth:+.2%} ({per_hour:+.0%}/h)"
-        )
+        print(f"{name}: {posted} jobs in {LASTS_S:.0f} s")
+        print(f"  memory {rss[0] / 2**20:.1f} MiB {growth:+.2%}, which is {per_hour:+.1%} an hour")
         print(f"  descriptors {fds[0]:.0f} to {fds[1]:.0f}, threads {threads[0]:.0f} to {threads[1]:.0f}")
         assert abs(fds[1] - fds[0]) <= MORE_MOST
         assert abs(threads[1] - threads[0]) <= MORE_MOST
