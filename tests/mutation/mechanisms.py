@@ -305,10 +305,10 @@ MECHANISMS: Final = (
     ),
     Mechanism(
         "list of hosts",
-        "workers/download.py",
-        "    if isinstance(target, Refusal):",
-        "    if False:",
-        "tests/http/test_download.py",
+        "service/domain/addresses.py",
+        "    reason = hosts.objection(scheme, host, port)\n",
+        "    reason: str | None = None\n",
+        "tests/http/test_download.py::test_a_refused_url_is_never_resolved",
     ),
     Mechanism(
         "token of a callback",
@@ -328,8 +328,8 @@ MECHANISMS: Final = (
         "redaction of the log",
         "service/logs.py",
         'return clean(ESCAPED_SLASH.sub("/", text))',
-        "return text",
-        "tests/unit/test_logs.py",
+        'return ESCAPED_SLASH.sub("/", text)',
+        "tests/unit/test_logs.py::test_a_secret_is_gone_from_message_field_and_exception",
     ),
     Mechanism(
         "watchdog",
