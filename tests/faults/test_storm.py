@@ -3,9 +3,11 @@
 import os
 import random
 import signal
+import statistics
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,15 @@ PARTS = ("workers-1", "workers-2", "http", "redis", "store")
 def house(tmp_path: Path) -> Iterator[House]:
     """Two worker processes; what nobody ever answers for is given up soon."""
     yield from opened(tmp_path, workers=2, UNKNOWN_WAIT_S=str(UNKNOWN_WAIT_S), SUSPECT_RETRY_S="1,2")
+
+
+def since(job: JobView, start: str, end: str) -> float:
+    """Seconds between two instants of a job."""
+    return (datetime.fromisoformat(job[end]) - datetime.fromisoformat(job[start])).total_seconds()
+
+
+def spread(took_s: list[float]) -> str:
+    return f"median {statistics.median(took_s):.1f}, most {max(took_s):.1f}"
 
 
 def bought_once_or_flagged(house: House, jobs: list[JobView]) -> int:
@@ -52,6 +63,7 @@ def test_a_storm_of_kills_loses_nothing(house: House, jobs: int, kills: int) -> 
     healed_at = time.monotonic()
     ended = house.await_ended(ids, 600)
     print(f"{jobs} jobs, {kills} kills: all ended {time.monotonic() - healed_at:.1f} s after the last")
+    print("from ready to stored (s):", spread([since(job, "ready_at", "finished_at") for job in ended]))
     house.audit(ended)
     print(f"purchases beside one each: {bought_once_or_flagged(house, ended)}, all flagged")
     assert len(house.keys("images/")) == jobs, "no image but the jobs' own"

@@ -52,6 +52,47 @@ async def test_submissions_that_pause_for_want_of_storage_are_told_and_intake_st
             assert 'darkroom_gate_closed{reason="storage"} 1.0' in (await probe.get("/metrics")).text
 
 
+async def test_callbacks_that_stop_raise_an_alarm_and_those_that_come_again_end_it(own_valkey: Valkey) -> None:
+    """What became of the last callbacks is put down by hand; tests/contract/test_callback_health.py learns it."""
+    redis = connect(own_valkey.url, timeout_s=5)
+    served = serving(
+        own_valkey.url, SERVE="webhooks,metrics", S3_CONDITIONAL_WRITES="off", PUBLIC_BASE_URL="https://us.example"
+    )
+    with served as web:
+        async with httpx.AsyncClient(base_url=web.url, trust_env=False) as probe:
+
+            async def told(share: str, lost: int) -> set[str]:
+                """Once it is so in the metrics: what `/readyz` says of callbacks. It is ready all along."""
+                lines = {f"darkroom_callbacks_lost_share {share}", f'darkroom_images_told{{by="lost"}} {lost}.0'}
+                assert lines <= set((await probe.get("/metrics")).text.splitlines())
+                async with asyncio.timeout(WITHIN_S):
+                    while True:
+                        ready = await probe.get("/readyz")
+                        assert ready.status_code == 200
+                        said = ready.json()["checks"]["callbacks"].get("detail", "")
+                        if bool(said) == (lost > 0 and float(share) > 0.2):
+                            return {said}
+
+            assert await told("0.0", 0) == {""}
+            await redis.lpush("dr1:found", *["lost"] * 10)
+            assert await told("1.0", 10) == {"100% of the last callbacks never came; polling makes up for it"}
+            await redis.lpush("dr1:found", *["webhook"] * 70)
+            assert await told("0.125", 10) == {""}
+    await redis.aclose()
+
+
+async def test_what_is_due_and_left_undone_shows_by_its_age(own_valkey: Valkey) -> None:
+    """F07: no sweep and no worker is there."""
+    redis = connect(own_valkey.url, timeout_s=5)
+    await redis.zadd("dr1:due", {"job:job_x": await Store(redis, Limits()).now_ms() - 31_000})
+    await redis.aclose()
+    with serving(own_valkey.url, SERVE="metrics", S3_CONDITIONAL_WRITES="off") as web:
+        async with httpx.AsyncClient(base_url=web.url, trust_env=False) as probe:
+            lines = (await probe.get("/metrics")).text.splitlines()
+    [age] = [line for line in lines if line.startswith("darkroom_oldest_due_age_seconds")]
+    assert 31 <= float(age.split()[1]) < 31 + WITHIN_S
+
+
 async def test_a_process_for_callbacks_alone_serves_nothing_else(own_valkey: Valkey) -> None:
     with serving(own_valkey.url, SERVE="webhooks", S3_CONDITIONAL_WRITES="off") as web:
         async with person("alice", web.url) as alice:
