@@ -105,7 +105,7 @@ class World:
 
     def pause(self, for_s: float) -> asyncio.Future[None]:
         """What `asyncio.sleep` does, for the many times that an effect takes its time."""
-        woken = self.loop.create_future()
+        woken: asyncio.Future[None] = asyncio.Future(loop=self.loop)
         self.loop.call_later(for_s, _wake, woken)
         return woken
 
@@ -166,7 +166,7 @@ class Process:
         self.alive = True
         self.doom: When | None = None  # dies of its next effect
         self.faint: tuple[str, float] | None = None  # stops before its next effect of that name, for so many seconds
-        self.tasks: dict[asyncio.Task[Any], None] = {}  # in the order of their birth
+        self.tasks: list[asyncio.Task[Any]] = []  # in the order of their birth; those that are done mind no death
         self.asleep = False
         self._awake = asyncio.Event()
 
@@ -208,7 +208,7 @@ class Process:
         """Kill -9."""
         self.alive = False
         self.go()
-        for task in list(self.tasks):
+        for task in self.tasks:
             task.cancel()
         self.world.on_crash(self)
 
@@ -238,8 +238,7 @@ def _adopting(loop: asyncio.AbstractEventLoop, work: Any, context: Any = None) -
     task = asyncio.Task(work, loop=loop, context=context)
     owner = (context or copy_context()).get(_OWNER)
     if owner is not None:
-        owner.tasks[task] = None
-        task.add_done_callback(lambda done: owner.tasks.pop(done, None))
+        owner.tasks.append(task)
         if not owner.alive:
             task.cancel()
     return task
