@@ -22,8 +22,8 @@ class Series:
     async def join(self, caller: str, digest: str, fresh: str, *, again: bool) -> str:
         """The name of the series that this request belongs to: `fresh`, where it is the first of one.
 
-        `again`: the client says that it tries again. A request joins also where nobody waits for the latest series any
-        more, and nobody was given its answer.
+        It joins the oldest whose answer nobody was given and that nobody waits for any more. `again`: the client says
+        that it tries again; then, where there is none such, it joins the newest, waited for or given.
         """
         told = {"caller": caller, "digest": digest, "name": fresh, "again": again, "lease_ms": round(LEASE_S * 1000)}
         return str((await self._run("join", told))[3])

@@ -355,9 +355,16 @@ MECHANISMS: Final = (
     Mechanism(
         "a client's own retry joins",
         "service/storage/lua/series.lua",
-        "if name and (a.again or not (alive or delivered)) then",
-        "if false then",
+        "  name = name or a.name\n",
+        "  name = a.name\n",
         "tests/integration/test_dropins.py::test_an_openai_client_that_gives_up_and_tries_again_by_itself_buys_once",
+    ),
+    Mechanism(
+        "a request joins what is owed",
+        "service/storage/lua/series.lua",
+        "  local name = call('ZRANGE', owed, '-inf', int(now), 'BYSCORE', 'LIMIT', 0, 1)[1]\n",
+        "  local name = nil\n",
+        "tests/contract/test_series.py",
     ),
     Mechanism(
         "a paid image is given although another one failed",

@@ -1,30 +1,29 @@
 -- Requests that are one and the same to their caller: a client that sends no key, and tries again by itself.
---   series:{caller}:{digest}        string  the name of the latest series of this request, `delivered` behind it
---   series:{caller}:{digest}:alive  string  the same while a connection waits for it; a lease
+--   owed:{caller}:{digest}   zset    the series of this request whose answer nobody was given → until when somebody
+--                                    surely waits for it: the end of a lease
+--   given:{caller}:{digest}  string  the latest whose answer went out; kept for a client that never saw it
 
--- Does this request belong to one before it? `again`: its client says so. Else it joins what nobody waits for any more
--- and nobody was given. joined | begun, each with the name of the series
+-- Does this request belong to one before it? It joins the oldest that is owed and that nobody waits for any more. If its
+-- client says that it is a try (`again`), then else the newest that is waited for (its own connection may not be known to
+-- be gone), or the one that was given last. joined | begun, each with the name of the series
 function verbs.join()
-  local key = P .. 'series:' .. a.caller .. ':' .. a.digest
-  local known = call('GET', key)
-  local name = known and string.match(known, '^(%S+)')
-  local alive = call('EXISTS', key .. ':alive') == 1
-  local delivered = known and string.find(known, ' delivered', 1, true)
-  if name and (a.again or not (alive or delivered)) then
-    call('SET', key .. ':alive', name, 'PX', a.lease_ms)
-    return {'joined', int(now), {}, name}
-  end
-  call('SET', key, a.name, 'PX', cfg.idem_ms)
-  call('SET', key .. ':alive', a.name, 'PX', a.lease_ms)
-  return {'begun', int(now), {}, a.name}
+  local owed, given = P .. 'owed:' .. a.caller .. ':' .. a.digest, P .. 'given:' .. a.caller .. ':' .. a.digest
+  call('ZREMRANGEBYSCORE', owed, '-inf', int(now - cfg.idem_ms)) -- their jobs are not known by their keys any more
+  local name = call('ZRANGE', owed, '-inf', int(now), 'BYSCORE', 'LIMIT', 0, 1)[1]
+  if not name and a.again then name = call('ZREVRANGE', owed, 0, 0)[1] or call('GET', given) end
+  local joined = name and true
+  name = name or a.name
+  call('ZADD', owed, int(now + a.lease_ms), name)
+  call('PEXPIRE', owed, cfg.idem_ms)
+  return {joined and 'joined' or 'begun', int(now), {}, name}
 end
 
 -- A connection waits on (`lease_ms`), has gone (0), or was given its answer (`delivered`). told
 function verbs.attended()
-  local key = P .. 'series:' .. a.caller .. ':' .. a.digest
-  if call('GET', key .. ':alive') == a.name then
-    if a.lease_ms > 0 then call('PEXPIRE', key .. ':alive', a.lease_ms) else call('DEL', key .. ':alive') end
-  elseif a.lease_ms > 0 then call('SET', key .. ':alive', a.name, 'PX', a.lease_ms, 'NX') end
-  if a.delivered and call('GET', key) == a.name then call('SET', key, a.name .. ' delivered', 'PX', a.kept_ms) end
+  local owed, given = P .. 'owed:' .. a.caller .. ':' .. a.digest, P .. 'given:' .. a.caller .. ':' .. a.digest
+  if a.delivered then
+    call('ZREM', owed, a.name)
+    call('SET', given, a.name, 'PX', a.kept_ms)
+  else call('ZADD', owed, 'XX', int(now + a.lease_ms), a.name) end
   return {'told', int(now), {}}
 end
