@@ -77,8 +77,7 @@ class Flux:
             asked["model"] = request.path_params["model"]
             order = await self._orders.understood(asked, size_bytes, caller)
             job = await self._reception.take(caller, order, idempotency(request, asked))
-        base = str(request.url.replace(query="")).rpartition("/")[0]
-        return JSONResponse({"id": job.id, "polling_url": f"{base}/get_result?id={job.id}"})
+        return JSONResponse({"id": job.id, "polling_url": f"{_base(request)}/get_result?id={job.id}"})
 
     async def _result(self, request: Request, caller: str) -> Response:
         job_id = request.query_params.get("id", "")
@@ -117,14 +116,14 @@ class Flux:
         image = told["image"]
         name = str(image["key"]).rpartition("/")[2]
         link = await self._bucket.presign_get(layout.image_key(told["id"], name.rpartition(".")[2]), name)  # type: ignore[arg-type]  # a wrong one is refused with a ValueError
-        start, end = (epoch_ms(told[when] or told["created_at"]) / 1000 for when in ("submitted_at", "ready_at"))
+        start, end = (epoch_ms(told[when] or told["created_at"]) for when in ("submitted_at", "ready_at"))
         return {
             "sample": link,
             "prompt": told["request"].get("prompt"),
             "seed": image["seed"],
-            "start_time": start,
-            "end_time": end,
-            "duration": end - start,
+            "start_time": start / 1000,
+            "end_time": end / 1000,
+            "duration": (end - start) / 1000,
         }
 
     def _told(self, endpoint: Callable[[Request, str], Awaitable[Response]]) -> Endpoint:
@@ -148,6 +147,12 @@ class Flux:
         if caller is None:
             raise ProblemError(403, "unauthorized", "Not authenticated")
         return caller
+
+
+def _base(request: Request) -> str:
+    """Where the client reaches us. A proxy that ends TLS says so; a client that lies about it misleads itself alone."""
+    scheme = "https" if request.headers.get("x-forwarded-proto", "").lower() == "https" else request.url.scheme
+    return str(request.url.replace(query="", scheme=scheme)).rpartition("/")[0]
 
 
 def complaint(error: ProblemError) -> Response:
