@@ -143,7 +143,7 @@ class Fsck:
 
     async def _listed(self, bucket: Bucket, prefix: str, since_ms: int, shape: re.Pattern[str]) -> AsyncIterator[str]:
         """Whose objects there are, of that day and later: a key's day is that of its id."""
-        after: str | None = f"{prefix}{datetime.fromtimestamp(max(0, since_ms) // 1000, UTC):%Y/%m/%d}/"
+        after = _day_folder(prefix, since_ms)
         while keys := await bucket.list_after(prefix, after, PAGE_KEYS):
             self._report.objects += len(keys)
             for key in keys:
@@ -182,6 +182,24 @@ class Fsck:
         for start in range(0, len(rows), PIECE):
             for seen in await self._there.jobs(rows[start : start + PIECE]):
                 yield seen
+
+
+async def unheard_of(store: Store, bucket: Bucket) -> list[str]:
+    """Jobs in the bucket that are newer than the newest on record, a thousand at most: Redis has forgotten its latest.
+
+    Two calls in all, for every start of a process. Raises RedisError, BucketError.
+    """
+    newest = [job.id for job in await store.page(caller=None, limit=1)]
+    retained = await store.now_ms() - store.limits.retention_s * 1000
+    since = max([retained, *(layout.id_time_ms(id_) or 0 for id_ in newest)])
+    after = _day_folder("jobs/", since) + (f"{newest[0]}~" if newest else "")
+    found = (_SIDECAR.fullmatch(key) for key in await bucket.list_after("jobs/", after, PAGE_KEYS))
+    ids = [match[1] for match in found if match and (layout.id_time_ms(match[1]) or 0) > retained]
+    return [seen.id for seen in await store.inspection.jobs(ids) if seen.absent == "gone"]
+
+
+def _day_folder(prefix: str, at_ms: int) -> str:
+    return f"{prefix}{datetime.fromtimestamp(max(0, at_ms) // 1000, UTC):%Y/%m/%d}/"
 
 
 def _has_image(job: Job) -> bool:

@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 async def serve(loaded: Settings, roles: frozenset[str], opened: Opened = wiring.opened) -> None:
     """Until SIGTERM or SIGINT. Raises BadSettings where Redis or the bucket must not be used as it is."""
     async with opened(loaded) as house, watched(loaded.watchdog_s):
-        fit = Fit(loaded, house.bucket)
+        fit = Fit(loaded, house.bucket, house.desk.store)
         await fit.begin()
         slots = {"submit": loaded.submit_slots, "collect": loaded.collect_slots, "batches": BATCH_SLOTS}
         running: list[AsyncWorker | Sweep | Suspects | Tender | Fit] = [

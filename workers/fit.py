@@ -2,17 +2,22 @@
 
 A worker that starts while the bucket is away must work nevertheless: what is ready then is pulled and spooled, or its
 URL dies. Nothing can be put meanwhile, and what was wrong with the bucket ends the process when it can be told.
+
+Once both are known, the newest in the one is held against the newest in the other: a Redis that came back from a cut
+file, or an old replica that took over, is said so in the log. All of what is wrong with it tells `service fsck`.
 """
 
 import asyncio
 import logging
 from typing import Final
 
+from service.fsck import unheard_of
 from service.preflight import preflight
 from service.settings import Settings
 from service.storage.bucket import Bucket
 from service.storage.connection import RedisError
 from service.storage.objects import BucketError
+from service.storage.store import Store
 
 ASK_AGAIN_S: Final = 1.0
 
@@ -22,8 +27,9 @@ log = logging.getLogger(__name__)
 class Fit:
     """`stop()` ends `run`, which ends by itself once all has been seen to be well."""
 
-    def __init__(self, loaded: Settings, bucket: Bucket) -> None:
+    def __init__(self, loaded: Settings, bucket: Bucket, store: Store) -> None:
         self._loaded = loaded
+        self._store = store
         self._bucket = bucket
         self._stopping = asyncio.Event()
         self._known = False
@@ -42,6 +48,17 @@ class Fit:
         while not self._known and not self._stopping.is_set():
             await self._pause()
             self._known = await self._seen(self._bucket)
+        if not self._stopping.is_set():
+            await self._compare()
+
+    async def _compare(self) -> None:
+        try:
+            lost = await unheard_of(self._store, self._bucket)
+        except (RedisError, BucketError) as error:
+            log.warning("Redis and the bucket were not compared: %s", type(error).__name__)
+            return
+        if lost:
+            log.error("Redis has forgotten its newest: %d ended jobs are in the bucket alone. Run fsck", len(lost))
 
     async def _seen(self, bucket: Bucket | None) -> bool:
         try:

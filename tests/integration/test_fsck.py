@@ -15,6 +15,7 @@ from service.storage.store import PREFIX
 from tests.integration.test_batch_steps import jobs_of, lines, looked_at, sealed, through
 from tests.integration.test_rebuild import closed, emptied, posted
 from tests.steps import Bench, Steps
+from workers.fit import Fit
 
 pytest_plugins = ["tests.fixtures_steps"]
 pytestmark = [pytest.mark.anyio, pytest.mark.processes]
@@ -72,7 +73,9 @@ async def test_what_a_lost_redis_knew_is_told_and_after_a_rebuild_nothing_is_wro
         assert await at.house.desk.store.get(running) is None, "what had not ended leaves no trace"
 
 
-async def test_a_replica_that_is_behind_takes_over_and_no_end_is_changed(bench: Bench) -> None:
+async def test_a_replica_that_is_behind_takes_over_and_no_end_is_changed(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
     """The new primary never heard of some jobs, and knows others as they were before they ended."""
     emptied(bench)
     async with bench.steps() as at:
@@ -84,7 +87,11 @@ async def test_a_replica_that_is_behind_takes_over_and_no_end_is_changed(bench: 
         new_id = posted(bench, "after the split")["id"]
         await through(bench, at, await at.job(new_id))
         bought = len(bench.submissions())
+        await started(at)
+        assert "forgotten" not in caplog.text
         await taken_back(at, behind)
+        await started(at)
+        assert "Redis has forgotten its newest: 1 ended jobs are in the bucket alone" in caplog.text
         assert (await checked(at)).findings == {"rolled_back": [job_id], "lost": [new_id]}
         await at.hasten(job_id)
         while not (await at.job(job_id)).ended:
@@ -95,6 +102,13 @@ async def test_a_replica_that_is_behind_takes_over_and_no_end_is_changed(bench: 
         assert (bench.job(job_id)["status"], bench.job(job_id)["image"]) == ("succeeded", before["image"])
         assert bench.job(ended_id)["status"] == "failed"
         assert len(bench.submissions()) == bought, "nothing is bought again"
+
+
+async def started(at: Steps) -> None:
+    """What a worker process says of Redis and the bucket when it starts."""
+    fit = Fit(at.house.settings, at.house.bucket, at.house.desk.store)
+    await fit.begin()
+    await fit.run()
 
 
 async def closed_by_deadline(at: Steps) -> Any:
