@@ -116,14 +116,14 @@ class Flux:
         image = told["image"]
         name = str(image["key"]).rpartition("/")[2]
         link = await self._bucket.presign_get(layout.image_key(told["id"], name.rpartition(".")[2]), name)  # type: ignore[arg-type]  # a wrong one is refused with a ValueError
-        start, end = (epoch_ms(told[when] or told["created_at"]) for when in ("submitted_at", "ready_at"))
+        start, end = (epoch_ms(told[when] or told["created_at"]) / 1000 for when in ("submitted_at", "ready_at"))
         return {
             "sample": link,
             "prompt": told["request"].get("prompt"),
             "seed": image["seed"],
-            "start_time": start / 1000,
-            "end_time": end / 1000,
-            "duration": (end - start) / 1000,
+            "start_time": start,
+            "end_time": end,
+            "duration": end - start,
         }
 
     def _told(self, endpoint: Callable[[Request, str], Awaitable[Response]]) -> Endpoint:
