@@ -1,89 +1,37 @@
 """`python -m service`: the HTTP process. `python -m service COMMAND …`: one of COMMANDS, each with `--help`.
 
-SIGTERM or Ctrl-C: no new connections, waiters answer and streams end at once, what runs gets CLOSE_WITHIN_S; exit 0.
-Settings (or a Redis, or a bucket) that cannot be, an unknown command: a message on standard error, exit 2. The port is
-taken: exit 3.
+A command imports no more than it needs: those that speak HTTP load neither Redis nor the server. Unknown: exit 2.
 """
 
-import asyncio
-import os
-import signal
-import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
 from typing import Final
 
-import uvicorn
-
-from service import logs
-from service.api.app import Web, build
-from service.api.protocol import DeadlineProtocol
-from service.clock import SystemClock
-from service.commands import fsck, rebuild
-from service.settings import BadSettings, Settings, load
-
-CLOSE_WITHIN_S: Final = 5
-KEEP_ALIVE_S: Final = 75  # longer than the 60 s for which proxies keep their side open
-LISTEN_BACKLOG: Final = 2048
-COMMANDS: Final[Mapping[str, Callable[[Sequence[str]], int]]] = {"fsck": fsck.main, "rebuild": rebuild.main}
-
-
-class Server(uvicorn.Server):
-    """uvicorn, which tells the streams that it closes before it waits for them."""
-
-    def __init__(self, config: uvicorn.Config, web: Web) -> None:
-        super().__init__(config)
-        self._web = web
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._web.begin_closing()
-        await super().shutdown(sockets)
-
-
-def configured(settings: Settings, web: Web) -> uvicorn.Config:
-    return uvicorn.Config(
-        web.app,
-        host=settings.host,
-        port=settings.port,
-        http=DeadlineProtocol,
-        loop="uvloop",
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        backlog=LISTEN_BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=CLOSE_WITHIN_S,
-    )
+SERVER: Final = "service.server"
+COMMANDS: Final[Mapping[str, str]] = {
+    "jobs": "service.commands.jobs",
+    "batches": "service.commands.batches",
+    "why": "service.commands.why",
+    "rebuild": "service.commands.rebuild",
+    "fsck": "service.commands.fsck",
+}
 
 
 def main(argv: Sequence[str]) -> int:
     if not argv:
-        return serve()
-    if command := COMMANDS.get(argv[0]):
-        return command(argv[1:])
-    print(f"python -m service takes no argument, or one of: {', '.join(COMMANDS)}", file=sys.stderr)
-    return 2
+        return int(import_module(SERVER).serve())
+    if argv[0] in COMMANDS:
+        return int(import_module(COMMANDS[argv[0]]).main(argv[1:]))
+    asked = argv[0] in {"-h", "--help", "help"}
+    print("\n".join(usage()), file=sys.stdout if asked else sys.stderr)
+    return 0 if asked else 2
 
 
-def serve() -> int:
-    try:
-        settings = load(os.environ, dotenv=Path(".env"), role="http")
-        logs.configure(settings.log_level)
-        web = build(settings, SystemClock())
-        asyncio.run(web.fitness.see_at_start())
-    except BadSettings as mistakes:
-        print(mistakes, file=sys.stderr)
-        return 2
-    serving = Server(configured(settings, web), web)
-    # uvicorn raises the signal once more when it has closed; then it lands here, and the exit code stays 0.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, serving.handle_exit)
-    serving.run()
-    return 0
+def usage() -> Iterator[str]:
+    yield "python -m service            the HTTP process"
+    for name, module in COMMANDS.items():
+        yield f"python -m service {name:<10} {import_module(module).ABOUT}"
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ import httpx
 import uvicorn
 from boto3.session import Session  # type: ignore[import-untyped]  # boto3 has no py.typed
 
-from service.__main__ import Server, configured
 from service.api.app import Web, build
 from service.clock import SystemClock
 from service.domain.events import Event
 from service.domain.job import Job
+from service.server import Server, configured
 from service.settings import Settings, load
 from service.storage.bucket import Bucket
 from service.storage.desk import Desk
