@@ -1,4 +1,4 @@
-"""`python -m service why JOB`: a job's life in plain words. What happened, who wrote it down, what proves it, and next?"""
+"""`python -m service why JOB`: a job's life in plain words: what happened, who wrote it down, its proof, what comes."""
 
 import argparse
 import textwrap
