@@ -58,6 +58,10 @@ def no_wait_for_an_unknown_outcome(sim: Sim) -> None:
     sim.world.memory.run = hasty  # type: ignore[method-assign]  # sabotage
 
 
+def no_cap(sim: Sim) -> None:
+    sim.world.memory._full = lambda group, priority: False  # type: ignore[method-assign]  # sabotage
+
+
 def no_wait_for_the_last_job_of_a_batch(sim: Sim) -> None:
     memory, verb_run = sim.world.memory, sim.world.memory.run
 
@@ -75,6 +79,7 @@ def no_wait_for_the_last_job_of_a_batch(sim: Sim) -> None:
         no_version_check,
         no_due_time_for_what_is_claimed,
         no_wait_for_an_unknown_outcome,
+        no_cap,
         no_wait_for_the_last_job_of_a_batch,
     ],
     ids=lambda sabotage: str(sabotage.__name__),

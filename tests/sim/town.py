@@ -3,7 +3,7 @@
 import asyncio
 import json
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final
 
 from service.domain.job import Job
@@ -12,7 +12,7 @@ from tests.sim import history
 from tests.sim.bucket import Shelf, digest
 from tests.sim.front import Front
 from tests.sim.memory import MemoryStore
-from tests.sim.provider import Manners, Provider
+from tests.sim.provider import Manners, Provider, Task
 from tests.sim.staff import Terms, Town, Worker
 from tests.sim.world import Crash, Process, World, entropy
 
@@ -165,6 +165,7 @@ class Sim:
             objects={key: thing.data for key, thing in things.items()},
             deleted=self.deleted,
         )
+        found += crowds(self.provider.tasks.values(), self.town.terms.limits.max_in_flight)
         found += [f"{rows} of {batch_id} became no jobs" for batch_id, rows in memory.lines.items() if rows]
         found += [f"{memory.folded} lines are thought to wait"] if memory.folded else []
         for name in ("slots", "ripe", "due", *(name for name in memory.zsets if name.startswith(("slots:", "wait:")))):
@@ -196,6 +197,18 @@ class Sim:
             self.world.bugs.append(f"{job_id}: {row['status']} after {row['reason']}, open {row['open']}, slot: {held}")
         if row["status"] == "succeeded" and not any(f"{job_id}." in key for key in self.shelf.things):
             self.world.bugs.append(f"{job_id}: succeeded without an object")
+
+
+def crowds(tasks: Iterable[Task], cap: int) -> Iterable[str]:
+    """Of how many jobs the provider had tasks at once, where that was more than the cap (0: none).
+
+    Of jobs, not of tasks: one that was posted again after an unknown outcome keeps its slot for both.
+    """
+    known = list(tasks)
+    for task in known if cap else ():
+        there = {each.job_id for each in known if each.born_s <= task.born_s < each.ends_s}
+        if len(there) > cap:
+            yield f"{len(there)} jobs had tasks outstanding when {task.id} was accepted, and there are {cap} slots"
 
 
 def _plain(key: str, data: bytes, metadata: Any) -> dict[str, Any]:
