@@ -100,6 +100,17 @@ def test_the_same_request_of_a_client_that_was_killed_joins_what_it_began(house:
     assert bought(house, "a lost boat") == 1
 
 
+def test_an_openai_client_whose_server_is_killed_in_between_buys_once(house: House) -> None:
+    house.control(latency_s=5, latency_spread_s=0)
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(openai, house, "a wrecked boat", client={"max_retries": 8})
+        house.await_that(lambda: bought(house, "a wrecked boat") == 1, WITHIN_S)
+        house.stack.await_next("http", house.stack.kill("http"))
+        assert len(asking.result()["data"]) == 1
+    assert bought(house, "a wrecked boat") == 1
+    assert len(stored(house, "a wrecked boat")) == 1
+
+
 def test_two_at_once_that_ask_the_same_get_an_image_each(house: House) -> None:
     house.control(latency_s=3, latency_spread_s=0)
     with ThreadPoolExecutor(2) as pool:
