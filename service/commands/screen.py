@@ -70,7 +70,7 @@ def duration(seconds: float) -> str:
     for size_s, unit in UNITS:
         if seconds >= size_s:
             return f"{seconds / size_s:.3g} {unit}"
-    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{round(seconds, 2):.2g} s" if seconds < 10 else f"{seconds:.0f} s"
 
 
 def columns() -> int:

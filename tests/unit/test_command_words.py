@@ -96,7 +96,8 @@ def test_a_row_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"), [(0.42, "0.42 s"), (12.4, "12 s"), (210, "3.5 min"), (4_320, "1.2 h"), (345_600, "4 d")]
+    ("seconds", "told"),
+    [(3e-5, "0 s"), (0.42, "0.42 s"), (12.4, "12 s"), (210, "3.5 min"), (4_320, "1.2 h"), (345_600, "4 d")],
 )
 def test_durations_are_short(seconds: float, told: str) -> None:
     assert screen.duration(seconds) == told
