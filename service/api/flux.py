@@ -159,7 +159,6 @@ def complaint(error: ProblemError) -> Response:
     """A problem in FastAPI's words, as the provider has them."""
     errors = error.errors
     detail: Any = [
-        {"type": "value_error", "loc": ["body", *each.pointer.strip("/").split("/")], "msg": each.detail}
-        for each in errors
+        {"type": "value_error", "loc": ["body", *each.pointer.split("/")[1:]], "msg": each.detail} for each in errors
     ] or error.detail
     return JSONResponse({"detail": detail}, error.status, error.headers)

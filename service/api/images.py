@@ -208,8 +208,8 @@ def _translated(error: ProblemError, wish: Wish | None = None) -> Response:
     field = error.errors[0] if error.errors else None
     status = 400 if error.status == 422 else error.status
     kind = "invalid_request_error" if status < 429 else "rate_limit_error" if status == 429 else "server_error"
-    if field is None:
-        return complaint(status, error.detail, kind, code=error.code, headers=error.headers)
+    if field is None or not field.pointer:
+        return complaint(status, field.detail if field else error.detail, kind, code=error.code, headers=error.headers)
     name = field.pointer.strip("/")
     param = wish.param(name) if wish else name
     detail = f"{param}: {field.detail}" if param == name else f"{param} ({name}): {field.detail}"

@@ -185,3 +185,15 @@ async def test_a_mistake_names_the_field_that_the_client_sent(
     assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", param, code)
     if param == "model":
         assert "flux-pro-1.1" in error["message"]
+
+
+@pytest.mark.parametrize("path", [PATH, "/flux/v1/flux-dev"])
+async def test_a_mistake_with_half_a_character_in_it_is_still_told(alice: httpx.AsyncClient, path: str) -> None:
+    body = b'{"prompt": "a heron", "\\ud800": 1}'
+    answer = await alice.post(path, content=body, headers={"content-type": "application/json"})
+    assert answer.status_code in (400, 422)
+    told = answer.json()
+    if path == PATH:
+        assert (told["error"]["param"], told["error"]["message"]) == (None, "Has a name that is not Unicode text")
+    else:
+        assert told["detail"][0]["loc"] == ["body"]

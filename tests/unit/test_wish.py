@@ -3,8 +3,10 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from service.api.wish import WrongError, numbered, understand
+from service.api.wish import HARMLESS, IMAGES_MOST, Wish, WrongError, numbered, understand
 from service.domain.catalogue import Order
 from service.domain.parameters import SEED_MAX
 
@@ -81,3 +83,26 @@ def test_several_images_of_one_seed_have_seeds_that_follow_each_other() -> None:
     assert [numbered(order, n).request["seed"] for n in range(3)] == [SEED_MAX, 0, 1]
     free = Order("flux-dev", {"prompt": "a heron"})
     assert numbered(free, 1) == free
+
+
+KEYS = st.sampled_from(["n", "size", "model", "user", "metadata", "response_format", "prompt", *HARMLESS]) | st.text()
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+)
+
+
+@given(JSON | st.dictionaries(KEYS, JSON))
+def test_every_body_is_a_wish_or_names_its_mistake(body: object) -> None:
+    known = ("body", *(body if isinstance(body, dict) else ()))
+    wish, mistake = understood(body)
+    assert (wish is None) != (mistake is None)
+    assert mistake is None or mistake in known
+    assert wish is None or ("n" not in wish.body and 1 <= wish.count <= IMAGES_MOST)
+
+
+def understood(body: object) -> tuple[Wish | None, str | None]:
+    try:
+        return understand(body), None
+    except WrongError as error:
+        return None, error.param
