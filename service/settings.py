@@ -203,7 +203,7 @@ class Settings:
         "5", p.seconds(0.1, 60), "A bell that led to nothing is rung again after so long.", unit="s"
     )
     process_lost_s: float = _row(
-        "8", p.seconds(0.1, 600), "A worker process without a heartbeat for so long is dead.", unit="s"
+        "6", p.seconds(0.1, 600), "A worker process without a heartbeat for so long is dead.", unit="s"
     )
     watchdog_s: float = _row(
         "10", p.seconds(0.1, 600), "A worker process whose event loop stands still for so long is ended.", unit="s"

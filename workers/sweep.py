@@ -1,11 +1,13 @@
 """The sweep: rings for whatever is due and unclaimed. It is what makes every lost bell and every dead worker harmless.
 
 Several sweeps may run, and any one suffices: what one has rung for, the others leave alone for a while. Killed
-anywhere: the next round, here or elsewhere, finds the same work due.
+anywhere: the next round, here or elsewhere, finds the same work due. Chores go on beside the rounds: a store that hangs
+must keep nobody from being rung for.
 """
 
 import asyncio
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,6 +19,7 @@ from service.storage.bucket import Bucket
 from service.storage.connection import RedisError
 from service.storage.desk import Desk
 from service.storage.objects import BucketError
+from service.storage.record import CorruptRecord, NewerRecord
 from service.storage.terms import STORAGE, Bell
 from workers.close import Closer
 
@@ -55,6 +58,7 @@ class Sweep:
         self._terms = terms
         self._stopping = asyncio.Event()
         self._forgot_s = float("-inf")
+        self._doing: dict[Bell, asyncio.Task[None]] = {}
         self._chores = {"stage": self._clear, "erase": self._erase, "scrub": self._scrub}
 
     def stop(self) -> None:
@@ -64,25 +68,32 @@ class Sweep:
         away = False
         while not self._stopping.is_set():
             try:
-                await self.round()
+                await self._look()
                 away = False
             except RedisError as error:
                 if not away:
                     log.warning("the sweep waits for Redis: %s", type(error).__name__)
                 away = True
             await self._pause()
+        for chore in self._doing.values():
+            chore.cancel()  # it stays due
 
     async def round(self) -> None:
-        """Look for dead processes, ring for what is due, do the chores, forget what ended long ago."""
+        """One round, with its chores done."""
+        await self._look()
+        await asyncio.gather(*self._doing.values())
+
+    async def _look(self) -> None:
+        """Look for dead processes, ring for what is due, begin the chores, forget what ended long ago."""
         for uid in await self._desk.store.quarantine.reap(self._terms.lost_s):
             log.warning("a worker process is dead", extra={"uid": uid})
         room = {kind: max(0, QUEUE_MOST - await self._bells.waiting(queue)) for kind, queue in RUNG.items()}
-        chores = dict.fromkeys(self._chores, CHORES_MOST)
+        chores = dict.fromkeys(self._chores, max(0, CHORES_MOST - len(self._doing)))
         ripe = await self._desk.store.ripen(room | chores, again_s=self._terms.again_s)
         self._desk.ring(Bell(RUNG[bell.queue], bell.id) for bell in ripe if bell.queue in RUNG)
         for bell in ripe:
-            if bell.queue not in RUNG:
-                await self._chore(bell)
+            if bell.queue not in RUNG and bell not in self._doing:
+                self._begin(bell)
         await self._hold_if_behind()
         if self._clock.monotonic_s() - self._forgot_s > FORGET_GAP_S:
             await self._desk.store.expire()
@@ -95,18 +106,32 @@ class Sweep:
         if await self._desk.store.behind(self._terms.behind_s, self._terms.behind_most) >= self._terms.behind_most:
             await self._desk.store.hold(STORAGE, HOLD_S)
 
+    def _begin(self, bell: Bell) -> None:
+        chore = self._doing[bell] = asyncio.create_task(self._chore(bell))
+        chore.add_done_callback(lambda _: self._doing.pop(bell))
+
     async def _chore(self, bell: Bell) -> None:
         try:
             done = await self._chores[bell.queue](bell.id)
         except BucketError as error:
             log.warning("a chore waits for the store: %s", error.detail, extra={"job": bell.id})
             done = False
-        await self._desk.store.plan(bell.queue, bell.id, None if done else CHORE_LATER_S)
+        except RedisError as error:
+            log.warning("a chore waits for Redis: %s", type(error).__name__, extra={"job": bell.id})
+            return  # still due
+        await self._plan(bell, done=done)
+
+    async def _plan(self, bell: Bell, *, done: bool) -> None:
+        with suppress(RedisError):  # then it stays due, and is done once more
+            await self._desk.store.plan(bell.queue, bell.id, None if done else CHORE_LATER_S)
 
     async def _clear(self, job_id: str) -> bool:
         """Inputs of a job that was never created (its caller's process died between the upload and the record)."""
-        if await self._desk.store.get(job_id) is not None:
-            return True
+        try:
+            if await self._desk.store.get(job_id) is not None:
+                return True
+        except (CorruptRecord, NewerRecord):
+            return True  # there is a job; what is wrong with it is for its own step to see
         return await self._bucket.delete_prefix(layout.inputs_prefix(job_id), ERASED_AT_ONCE) < ERASED_AT_ONCE
 
     async def _scrub(self, job_id: str) -> bool:

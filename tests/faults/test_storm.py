@@ -9,9 +9,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
+from service.storage.connection import connect_sync
+from service.storage.store import PREFIX
 from tests.integration.chronicle import violations
 from tests.integration.house import House, JobView, opened
 
@@ -69,6 +73,48 @@ def test_a_storm_of_kills_loses_nothing(house: House, jobs: int, kills: int) -> 
     assert len(house.keys("images/")) == jobs, "no image but the jobs' own"
     assert violations(house, ended, unknown_wait_s=UNKNOWN_WAIT_S) == []
     assert house.fsck() == {}
+
+
+@pytest.mark.parametrize("pauses", [1, pytest.param(20, marks=pytest.mark.soak)])
+def test_a_worker_that_sleeps_over_its_leases_decides_nothing_stale(tmp_path: Path, pauses: int) -> None:
+    """F12: stopped in the middle of the work for longer than its leases and its beat last; then it goes on."""
+    stopped = {
+        "LEASE_S": "2",
+        "PROCESS_LOST_S": "3",
+        "SWEEP_INTERVAL_S": "0.2",
+        "WATCHDOG_S": "600",
+        "UNKNOWN_WAIT_S": "10",
+    }
+    for house in opened(tmp_path, workers=2, **stopped):
+        house.control(latency_s=0.5, latency_spread_s=0.2, max_in_flight=24)
+        ids = [job_id for number in range(pauses) for job_id in worked_while_stopped(house, number)]
+        jobs = house.await_ended(ids)
+        house.audit(jobs)
+        extra = bought_once_or_flagged(house, jobs)
+        print(f"{pauses} pauses, {len(jobs)} jobs: all succeed, {extra} purchases beside one each, flagged")
+        assert house.fsck() == {}
+
+
+def worked_while_stopped(house: House, number: int) -> list[str]:
+    """Jobs that were posted before and while one of the two workers was stopped, until it was missed."""
+    beat = beating(house)
+    before = house.post_many(20, f"before pause {number}")
+    worker = psutil.Process(house.stack.pids[f"workers-{1 + number % 2}"])
+    worker.suspend()
+    try:
+        others = house.post_many(10, f"in pause {number}")
+        house.await_ended(others, 60)
+        house.await_that(lambda: not beat <= beating(house), 30)
+    finally:
+        worker.resume()
+    return before + others
+
+
+def beating(house: House) -> set[bytes]:
+    """The worker processes that are known to live."""
+    with connect_sync(house.stack.redis.url, timeout_s=5) as redis:
+        found: Any = redis.zrange(f"{PREFIX}procs", 0, -1)
+    return set(found)
 
 
 def test_rolling_restarts_burn_nothing(house: House) -> None:

@@ -9,13 +9,14 @@ from service.domain.job import Job, Queue
 from service.secret import Secret
 from service.storage.store import PREFIX
 from tests.cutting_proxy import CuttingProxy
-from tests.steps import HOUR_S, Bench, Steps, order_of
+from tests.steps import HOUR_S, Bench, Steps, comes, order_of
 from workers.sweep import QUEUE_MOST
 
 pytest_plugins = ["tests.fixtures_steps"]
 pytestmark = [pytest.mark.anyio, pytest.mark.processes]
 
 NOWHERE = "http://127.0.0.1:9"
+RUNG_WITHIN_S = 10.0
 
 
 async def bell_lost(at: Steps, job_id: str) -> None:
@@ -183,6 +184,38 @@ async def test_a_chore_waits_for_a_store_that_is_away(bench: Bench) -> None:
         await at.house.redis.delete(f"{PREFIX}rung")
         await at.house.sweep.round()
         assert objects(bench, job) == 0
+
+
+async def test_a_store_that_hangs_keeps_nobody_from_being_rung_for(bench: Bench) -> None:
+    store_port = int(bench.stack.addresses.s3_endpoint_url.rpartition(":")[2])
+    async with (
+        CuttingProxy("127.0.0.1", store_port) as way,
+        bench.steps() as at,
+        bench.steps(s3_endpoint_url=way.url, sweep_interval_s=0.01) as slow,
+    ):
+        job = await done(bench, at)
+        await at.house.desk.store.bury(job, busy_s=HOUR_S)
+        await at.house.desk.store.plan("erase", job.id, 0)
+        way.stall()
+        sweeping = asyncio.create_task(slow.house.sweep.run())
+        await comes(lambda: way.connections > 0)
+        await bell_lost(at, await at.new("a lighthouse"))
+        async with asyncio.timeout(RUNG_WITHIN_S):
+            while await at.bells(Queue.SUBMIT) == 0:
+                assert not sweeping.done()
+        assert objects(bench, job) == 3, "the chore still hangs"
+        way.resume()
+        slow.house.sweep.stop()
+        await sweeping
+
+
+async def test_inputs_of_a_job_whose_record_is_damaged_stay_and_stop_no_sweep(bench: Bench) -> None:
+    async with bench.steps() as at:
+        job = await done(bench, at)
+        await at.house.redis.hset(f"{PREFIX}job:{job.id}", "body", "{")
+        await at.house.desk.store.plan("stage", job.id, 0)
+        await at.house.sweep.round()
+        assert len(bench.keys(layout.inputs_prefix(job.id))) == 1
 
 
 # ---- forgetting ----------------------------------------------------------------------------------------------------

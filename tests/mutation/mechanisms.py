@@ -38,6 +38,20 @@ MECHANISMS: Final = (
         "tests/contract/test_guarded_write.py",
     ),
     Mechanism(
+        "chores beside the rounds of the sweep",
+        "workers/sweep.py",
+        "                self._begin(bell)\n",
+        "                await self._chore(bell)\n",
+        "tests/integration/test_sweep.py::test_a_store_that_hangs_keeps_nobody_from_being_rung_for",
+    ),
+    Mechanism(
+        "fsck's look at what is due",
+        "service/storage/lua/inspect.lua",
+        "note('undue', left and not due)",
+        "",
+        "tests/contract/test_fsck_redis.py",
+    ),
+    Mechanism(
         "one owner of a provider task",
         "service/storage/lua/jobs.lua",
         "if owner and owner ~= a.id then return {'taken', int(now), {}} end",
