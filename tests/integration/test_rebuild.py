@@ -146,4 +146,4 @@ async def test_the_commands_need_redis_and_the_bucket_alone(bench: Bench, tmp_pa
         assert (checked.returncode, json.loads(checked.stdout)["jobs"]) == (0, 1), checked.stderr
         unknown = command(bench, tmp_path, "rebuilt")
         assert (unknown.returncode, unknown.stdout) == (2, "")
-        assert "fsck, rebuild" in unknown.stderr
+        assert "python -m service rebuild " in unknown.stderr
