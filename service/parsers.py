@@ -172,11 +172,20 @@ def api_tokens(text: str) -> Mapping[str, Secret]:
     return _sealed(tokens)
 
 
-def notify_secrets(text: str) -> Mapping[str, Secret]:
-    secrets = _named(text, r"whsec_[^:]+", "name:whsec_… pairs")
-    if not all(len(_unbase64(value.removeprefix("whsec_")) or b"") in NOTIFY_KEY_BYTES for value in secrets.values()):
+def notify_secrets(text: str) -> Mapping[str, tuple[Secret, ...]]:
+    """A caller may be there twice: then each of the two signs, in this order, while the receiver changes over."""
+    pairs = _pairs(text, r"whsec_[^:]+", "name:whsec_… pairs")
+    if not all(len(notify_key(value)) in NOTIFY_KEY_BYTES for _, value in pairs):
         raise ValueError("24 to 64 bytes in base64 are wanted after each whsec_")
-    return _sealed(secrets)
+    if len(set(pairs)) < len(pairs):
+        raise ValueError("a secret is there twice for one caller")
+    names = dict.fromkeys(name for name, _ in pairs)
+    return MappingProxyType({name: tuple(Secret(value) for who, value in pairs if who == name) for name in names})
+
+
+def notify_key(secret: str) -> bytes:
+    """The bytes that a `whsec_…` secret signs with; none, if it spells none."""
+    return _unbase64(secret.removeprefix("whsec_")) or b""
 
 
 def webhook_keys(text: str) -> tuple[WebhookKey, ...]:
@@ -213,10 +222,15 @@ def entries(text: str) -> list[str]:
     return [entry.strip() for entry in text.split(",") if entry.strip()]
 
 
-def _named(text: str, pattern: str, wanted: str) -> dict[str, str]:
-    pairs = [entry.partition(":")[::2] for entry in entries(text)]
+def _pairs(text: str, pattern: str, wanted: str) -> list[tuple[str, str]]:
+    pairs = [(entry.partition(":")[0], entry.partition(":")[2]) for entry in entries(text)]
     if not all(CALLER.fullmatch(name) and re.fullmatch(pattern, value) for name, value in pairs):
         raise ValueError(f"{wanted} are wanted, comma-separated, name of [a-z0-9_-]")
+    return pairs
+
+
+def _named(text: str, pattern: str, wanted: str) -> dict[str, str]:
+    pairs = _pairs(text, pattern, wanted)
     if len(dict(pairs)) < len(pairs):
         raise ValueError("a name of its own is wanted for each caller, but one is there twice")
     return dict(pairs)

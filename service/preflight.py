@@ -16,9 +16,8 @@ async def preflight(settings: Settings, bucket: Bucket | None) -> None:
 
     With `REDIS_CHECKS=warn` what is wrong with Redis is logged instead. A process that needs no bucket has None.
     """
-    for name in ("budgets", "notify_secrets"):
-        if getattr(settings, name):
-            log.warning("%s is set, but not in force in this release", name.upper())
+    if settings.budgets:
+        log.warning("BUDGETS is set, but not in force in this release")
     redis = await safety.objections(settings.redis_url.reveal())
     if settings.redis_checks == "warn":
         for objection in redis:

@@ -159,10 +159,10 @@ class Settings:
     notify_hosts: str = _row(
         "", p.hosts, "Private hosts that callers' callback_url may point to.", example="hooks.internal:8443"
     )
-    notify_secrets: Mapping[str, Secret] = _row(
+    notify_secrets: Mapping[str, tuple[Secret, ...]] = _row(
         "",
         p.notify_secrets,
-        "name:whsec_… pairs: the key that signs each caller's notifications.",
+        "name:whsec_… pairs: the key that signs each caller's notifications; a name twice: both sign.",
         secret=True,
         example="catalogue:whsec_<output of: openssl rand -base64 32>",
     )

@@ -1,4 +1,4 @@
-"""`python -m workers [submit] [collect] [batches] [sweep]`: serves the queues named, or all and the sweep.
+"""`python -m workers [submit] [collect] [notify] [batches] [sweep]`: serves the queues named, or all and the sweep.
 
 SIGTERM or SIGINT: no new bells are taken, running steps end within SHUTDOWN_GRACE_S, then exit 0. What was cut off
 comes due again by itself; no attempt is burnt.
@@ -30,7 +30,7 @@ from workers.tend import Tender
 from workers.watchdog import watched
 from workers.worker import AsyncWorker
 
-ROLES: Final = ("submit", "collect", "batches", "sweep")
+ROLES: Final = ("submit", "collect", "notify", "batches", "sweep")
 EXIT_BAD_SETTINGS: Final = 2
 BATCH_SLOTS: Final = 2  # batches looked at by one process at once: their work is Redis's and the bucket's
 
@@ -62,7 +62,12 @@ async def serve(loaded: Settings, roles: frozenset[str], opened: Opened = wiring
     async with opened(loaded) as house, watched(loaded.watchdog_s):
         fit = Fit(loaded, house.bucket, house.desk.store)
         await fit.begin()
-        slots = {"submit": loaded.submit_slots, "collect": loaded.collect_slots, "batches": BATCH_SLOTS}
+        slots = {
+            "submit": loaded.submit_slots,
+            "collect": loaded.collect_slots,
+            "notify": wiring.NOTIFY_SLOTS,
+            "batches": BATCH_SLOTS,
+        }
         running: list[AsyncWorker | Sweep | Suspects | Tender | Fit] = [
             fit,
             *(

@@ -155,7 +155,7 @@ class Binder:
             marker_key, marker(batch), content_type="application/json", metadata=owner
         )
         self._object_if(stored, batch)
-        await self._batches.mark(batch.id)
+        self._desk.ring(await self._batches.mark(batch.id, batch.callback_url))
 
     async def _spread(self, batch: Batch, file: IO[bytes]) -> str:
         """Write the manifest into the file, and renew the lease while it grows; its SHA-256 in hex."""

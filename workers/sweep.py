@@ -26,7 +26,7 @@ from workers.close import Closer
 log = logging.getLogger(__name__)
 
 # What is due, by kind (of a job: whose step is next), and the queue whose worker looks at it.
-RUNG: Final = {**{queue.value: queue.value for queue in Queue}, "batch": "batches"}
+RUNG: Final = {**{queue.value: queue.value for queue in Queue}, "batch": "batches", "notify": "notify"}
 QUEUE_MOST: Final = 500  # entries that wait in a queue; the rest wait in the due set
 CHORES_MOST: Final = 20  # uploads cleared and jobs erased in one round
 FORGET_GAP_S: Final = 10.0

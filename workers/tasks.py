@@ -21,6 +21,12 @@ async def collect(job_id: str) -> None:
         await house.collector.run(job_id)
 
 
+async def notify(id_: str) -> None:
+    """Tell the caller that the job or batch is over."""
+    async with wiring.house() as house:
+        await house.notifier.run(id_)
+
+
 async def batches(batch_id: str) -> None:
     """Do what is due for the batch as a whole."""
     async with wiring.house() as house:
@@ -33,4 +39,10 @@ async def submit_batch(told: dict[str, Any]) -> dict[str, Any]:
         return await house.handover.submit(told, current_id())
 
 
-LISTED: Final = ("workers.tasks.submit", "workers.tasks.collect", "workers.tasks.batches", "workers.tasks.submit_batch")
+LISTED: Final = (
+    "workers.tasks.submit",
+    "workers.tasks.collect",
+    "workers.tasks.notify",
+    "workers.tasks.batches",
+    "workers.tasks.submit_batch",
+)

@@ -19,6 +19,7 @@ from service.clock import SystemClock
 from service.domain.addresses import HostList
 from service.intake import Intake
 from service.parsers import CALLER
+from service.seals import Seals
 from service.settings import Settings
 from service.storage import connection
 from service.storage.bell import Bells
@@ -33,11 +34,13 @@ from workers import batches, collect, submit, suspects, sweep
 from workers.batches import Binder
 from workers.close import Closer
 from workers.collect import Collector
+from workers.courier import HttpCourier
 from workers.download import sweep_leftovers
 from workers.fetch import Fetcher
 from workers.flux import Flux
 from workers.handover import Handover
 from workers.network import GuardedBackend, Shards, Timeouts
+from workers.notify import Notifier
 from workers.pull import Puller
 from workers.pulse import beating
 from workers.spool import Spool
@@ -50,6 +53,7 @@ from workers.timing import Timing
 REDIS_TIMEOUT_S: Final = 5.0
 REDIS_CONNECTIONS: Final = 32
 NO_KEEPALIVE_S: Final = 0.0
+NOTIFY_SLOTS: Final = 64  # notifications that one process sends at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,7 @@ class House:
     spool: Spool
     tender: Tender
     binder: Binder
+    notifier: Notifier
     intake: Intake
     handover: Handover
 
@@ -165,6 +170,7 @@ async def _build(settings: Settings, stack: AsyncExitStack, alone: str) -> House
         spool=spool,
         tender=Tender(desk, spool, clock),
         binder=Binder(desk, bucket, inputs, intake, clock, binding),
+        notifier=await _notifier(settings, stack, desk, bucket, clock, dice),
         intake=intake,
         handover=Handover(desk, intake, lambda name: CALLER.fullmatch(name) is not None),
     )
@@ -221,3 +227,13 @@ async def _puller(
         spool=spool,
         generation_timeout_s=settings.generation_timeout_s,
     )
+
+
+async def _notifier(
+    settings: Settings, stack: AsyncExitStack, desk: Desk, bucket: Bucket, clock: SystemClock, dice: random.Random
+) -> Notifier:
+    """Callers' addresses: dialled if public, or listed. Connections are not kept: receivers are many, posts few."""
+    hosts = HostList.parse(settings.notify_hosts, any_public=True)
+    posts = Shards(connections=NOTIFY_SLOTS, backend=GuardedBackend(hosts.private_ok), keepalive_s=NO_KEEPALIVE_S)
+    courier = HttpCourier(await stack.enter_async_context(posts), hosts)
+    return Notifier(desk, bucket, courier, settings.notify_secrets, Seals(settings.webhook_keys), clock, dice)

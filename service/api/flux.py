@@ -21,10 +21,7 @@ from service.api.orders import Orders
 from service.api.past import Past
 from service.api.problems import ProblemError
 from service.api.reception import Reception
-from service.domain import layout
-from service.domain.errors import ErrorCode
-from service.domain.instants import epoch_ms
-from service.domain.job import Status
+from service.domain import flux_view, layout
 from service.domain.view import view
 from service.storage.bucket import Bucket
 from service.storage.connection import RedisError
@@ -96,35 +93,12 @@ class Flux:
             return None
 
     async def _state(self, told: Told) -> Told:
-        state: Told = {"id": told["id"], "result": None, "progress": None, "details": None, "preview": None}
-        error = told["error"] or {}
-        match told["status"]:
-            case Status.SUCCEEDED:
-                return state | {"status": "Ready", "progress": 1.0, "result": await self._sample(told)}
-            case Status.FAILED if error.get("code") == ErrorCode.MODERATED:
-                return state | {"status": "Content Moderated", "details": {"Moderation Reasons": [error["message"]]}}
-            case Status.FAILED:
-                return state | {
-                    "status": "Error",
-                    "details": {"code": error.get("code"), "error": error.get("message")},
-                }
-            case Status.CANCELLED:
-                return state | {"status": "Error", "details": {"code": "cancelled", "error": "The job was cancelled."}}
-        return state | {"status": "Pending"}
-
-    async def _sample(self, told: Told) -> Told:
         image = told["image"]
+        if image is None:
+            return flux_view.state(told, None)
         name = str(image["key"]).rpartition("/")[2]
         link = await self._bucket.presign_get(layout.image_key(told["id"], name.rpartition(".")[2]), name)  # type: ignore[arg-type]  # a wrong one is refused with a ValueError
-        start, end = (epoch_ms(told[when] or told["created_at"]) / 1000 for when in ("submitted_at", "ready_at"))
-        return {
-            "sample": link,
-            "prompt": told["request"].get("prompt"),
-            "seed": image["seed"],
-            "start_time": start,
-            "end_time": end,
-            "duration": end - start,
-        }
+        return flux_view.state(told, link)
 
     def _told(self, endpoint: Callable[[Request, str], Awaitable[Response]]) -> Endpoint:
         """The endpoint for callers with a token; whatever goes wrong is told in the provider's words."""

@@ -83,6 +83,7 @@ class Job:
     batch_id: str | None = None
     custom_id: str | None = None
     retry_of: str | None = None
+    hook: str | None = None  # whom else to notify: address and secret, sealed; never shown
     idempotency: str | None = None  # digests of the caller's key and of the request that came with it
 
     version: int = 0

@@ -16,6 +16,7 @@ from service.domain.batch import Batch, BatchStatus
 from service.domain.job import Job, Status
 from service.storage import record
 from service.storage.newborn import newborn
+from service.storage.notices import QUEUE, wanted
 from service.storage.terms import Bell
 
 UPLOAD_LEASE_S: Final = 15.0
@@ -160,9 +161,10 @@ class Batches:
         """Whether all its jobs are closed; then its counts and its end stand."""
         return bool((await self._run("count_up", {"id": batch_id}))[0] == "counted")
 
-    async def mark(self, batch_id: str) -> None:
-        """Its manifest and its marker are in the bucket."""
-        await self._run("mark", {"id": batch_id})
+    async def mark(self, batch_id: str, callback_url: str | None = None) -> tuple[Bell, ...]:
+        """Its manifest and its marker are in the bucket: its caller may be told."""
+        reply = await self._run("mark", {"id": batch_id, "notify": wanted(callback_url, None)})
+        return (Bell(QUEUE, batch_id),) if callback_url and reply[0] == "marked" else ()
 
 
 def _upload(batch_id: str, caller: str, key: str | None) -> dict[str, Any]:

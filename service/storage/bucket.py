@@ -167,15 +167,15 @@ class Bucket:
         """The first `limit` keys that begin with the prefix and sort behind `after`."""
         return await self._run("list", lambda over: self._list(prefix, limit, over, after))
 
-    async def presign_get(self, key: str, filename: str | None = None) -> str:
-        """A link that anybody may GET for `presign_ttl_s`; `filename` is what a browser saves it as."""
+    async def presign_get(self, key: str, filename: str | None = None, *, ttl_s: int | None = None) -> str:
+        """A link that anybody may GET for `ttl_s` (else `presign_ttl_s`); `filename`: what a browser saves it as."""
         where = {"Bucket": self._config.name, "Key": self.full_key(key)}
         if filename:
             where["ResponseContentDisposition"] = f'attachment; filename="{re.sub(r"[^A-Za-z0-9._-]", "_", filename)}"'
         return await self._run(
             "presign",
             lambda _: self._links.generate_presigned_url(
-                "get_object", Params=where, ExpiresIn=self._config.presign_ttl_s
+                "get_object", Params=where, ExpiresIn=ttl_s or self._config.presign_ttl_s
             ),
         )
 

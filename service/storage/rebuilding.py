@@ -8,8 +8,10 @@ from typing import Any, Final, Protocol
 
 from service.domain.batch import Batch
 from service.domain.job import Job
+from service.domain.notice import LASTS_S
 from service.storage import record
 from service.storage.newborn import newborn
+from service.storage.notices import wanted
 
 KEY_LIFE_MS: Final = 24 * 3600 * 1000
 
@@ -38,7 +40,12 @@ class Rebuilding:
         """False: it is on record, or was deleted."""
         arguments, fields = newborn(job, self._capped, None)
         key, _, body = (job.idempotency or "").partition(" ")
-        told = arguments | {"ended_at": job.finished_at or now_ms} | _key(job.created_at, now_ms, key, body)
+        notify = _untold(job.callback_url, job.finished_at, now_ms)
+        told = (
+            arguments
+            | {"ended_at": job.finished_at or now_ms, "notify": notify}
+            | _key(job.created_at, now_ms, key, body)
+        )
         return bool((await self._run("rebuild", told, fields | {"created_at": job.created_at}))[0] == "rebuilt")
 
     async def link(self, job_id: str, retried_by: str) -> None:
@@ -51,7 +58,8 @@ class Rebuilding:
 
     async def batch(self, batch: Batch, now_ms: int) -> bool:
         """False: it is on record."""
-        told = {"id": batch.id, "caller": batch.caller, "ended_at": batch.finished_at or now_ms}
+        notify = _untold(batch.callback_url, batch.finished_at, now_ms)
+        told = {"id": batch.id, "caller": batch.caller, "ended_at": batch.finished_at or now_ms, "notify": notify}
         told |= _key(batch.created_at, now_ms, batch.key or "", batch.hash or "")
         body = record.compact({"metadata": batch.metadata, "callback_url": batch.callback_url})
         flat = {
@@ -70,6 +78,12 @@ class Rebuilding:
             "marked": True,
         }
         return bool((await self._run("rebuild_batch", told, words=list(record.write(flat))))[0] == "rebuilt")
+
+
+def _untold(callback_url: str | None, finished_at: int | None, now_ms: int) -> dict[str, str] | None:
+    """Nobody knows any more whether the caller was told: as long as he might still be waiting, he is told again."""
+    recent = finished_at is not None and now_ms - finished_at < LASTS_S * 1000
+    return wanted(callback_url, None) if recent else None
 
 
 def _key(created_at: int, now_ms: int, key: str, body: str) -> dict[str, Any]:

@@ -58,7 +58,13 @@ def _error(text: str) -> JobError:
     return JobError.from_dict(json.loads(text))
 
 
-_BODY: Final[Mapping[str, type]] = {"request": dict, "metadata": dict, "callback_url": str, "custom_id": str}
+_BODY: Final[Mapping[str, type]] = {
+    "request": dict,
+    "metadata": dict,
+    "callback_url": str,
+    "custom_id": str,
+    "hook": str,
+}
 _MAPS: Final[Mapping[str, Any]] = {"tasks": str, "costs": int | float}
 
 _READ: Final[Mapping[str, Callable[[str], Any]]] = {

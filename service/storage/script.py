@@ -13,6 +13,7 @@ PARTS: Final = (
     "callbacks",
     "suspects",
     "spools",
+    "notices",
     "jobs",
     "batches",
     "due",

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from service.domain.errors import ErrorCode, JobError
-from service.domain.events import NOW
+from service.domain.events import NOW, SidecarWritten
 from service.domain.job import Job, Queue, Status
 from service.domain.lifecycle import KEEP, Change
 from service.storage import record
@@ -19,6 +19,8 @@ from service.storage.batches import Batches
 from service.storage.connection import AsyncRedis, ResponseError
 from service.storage.inspection import Inspection
 from service.storage.newborn import newborn, queue_of
+from service.storage.notices import QUEUE as NOTIFY
+from service.storage.notices import Notices, wanted
 from service.storage.quarantine import Quarantine
 from service.storage.rebuilding import Rebuilding
 from service.storage.script import SCRIPT, SHA
@@ -70,6 +72,7 @@ class Store:
         self.spool = spool
         self.quarantine = Quarantine(self._run)
         self.series = Series(self._run)
+        self.notices = Notices(self._run)
         self.rebuilding = Rebuilding(self._run, limits.caps)
         self.batches = Batches(self._run, limits.caps, _submits)
         self.inspection = Inspection(redis, self._run, prefix)
@@ -123,6 +126,7 @@ class Store:
         """
         job = change.job
         stamps = [name for name, value in change.patch.items() if value is NOW]
+        notify = wanted(job.callback_url, job.hook) if change.event == SidecarWritten.name else None
         fields = {name: value for name, value in change.patch.items() if value is not NOW}
         arguments = {
             "id": job.id,
@@ -142,12 +146,15 @@ class Store:
             "deadline_counts": change.deadline_counts,
             "expires_at": change.patch.get("result_expires_at", job.result_expires_at) or 0 if change.ripe else None,
             "spooled": change.spool,
+            "notify": notify,
         }
         moved = {"status": change.to, "reason": change.event, "queue": change.queue}
         reply = await self._run("apply", arguments, fields | moved, confirm=confirm)
         if reply[0] == "corrupt":
             raise record.CorruptRecord(job.id, "it was changed since it was read")
-        own = (Bell(change.queue, job.id),) if change.ring and reply[0] == "applied" else ()
+        applied = reply[0] == "applied"
+        own: tuple[Bell, ...] = (Bell(change.queue, job.id),) if change.ring and applied else ()
+        own += (Bell(NOTIFY, job.id),) if notify and applied else ()
         return Written(Outcome(reply[0]), int(reply[1]), job.id, (*own, *_submits(reply[2])))
 
     async def condemn(self, job_id: str) -> Written:

@@ -37,7 +37,7 @@ class Canaries:
             "WEBHOOK_KEYS": {base64.b64encode(key.key).decode(), key.key.hex()},
             "S3 secret key": {stack.store.secret_key},
             "Redis password": {stack.redis.password},
-            "NOTIFY_SECRETS": {settings.notify_secrets["alice"].reveal()},
+            "NOTIFY_SECRETS": {secret.reveal() for secret in settings.notify_secrets["alice"]},
             "input image": {IMAGE, IMAGE_TEXT},
             "prompt": {PROMPT},
         }

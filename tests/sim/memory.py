@@ -15,6 +15,7 @@ from service.storage import record
 from service.storage.store import Store
 from service.storage.terms import OVERDUE_S, Callbacks, Entry, Figures, Limits, Unconfirmed, storage_s
 from tests.sim.memory_batches import Batched, Zset
+from tests.sim.memory_notices import Noticed
 from tests.sim.memory_rebuilding import Rebuilt
 
 T = TypeVar("T")
@@ -40,7 +41,7 @@ WRITTEN: Final = frozenset({"created", "applied", "already", "enrolled"})
 
 
 @dataclass
-class Memory(Batched, Rebuilt):
+class Memory(Batched, Rebuilt, Noticed):
     """What Redis holds. `now_ms` is its own clock; `replicas` is how many confirm a write.
 
     `watch` is told the id of each job that was written, after the write.
@@ -150,6 +151,7 @@ class Memory(Batched, Rebuilt):
         self._place(a, row, lay)
         if a["event"] == "sidecar_written":
             self._close(a["id"], batch)
+            self._notify(a["id"], caller, a.get("notify"))
         if a["event"] == "ready" and a["to"] == "collecting" and was != "collecting":
             self._learn(a["id"], row)
         self._emit(a, caller, batch, was)
@@ -343,6 +345,7 @@ class Memory(Batched, Rebuilt):
         if row["version"] != a["version"]:
             return ["stale", self.now, []]
         busy = "job:" + a["id"] in self.due
+        self._drop_notice(a["id"])
         self._forget(a["id"], keeps_tasks=True)
         self.tombs[a["id"]] = (a["caller"], self.now + self.cfg["tomb_ms"])
         self.due["erase:" + a["id"]] = self.now + (a["busy_ms"] if busy else 0)

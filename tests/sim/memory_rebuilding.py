@@ -29,6 +29,7 @@ class Rebuilt:
         @property
         def keys(self) -> dict[tuple[str, str], tuple[str, str, int]]: ...
         def _write(self, job_id: str, fields: Mapping[str, str], stamps: Any) -> None: ...
+        def _notify(self, id_: str, caller: str, where: Mapping[str, str] | None) -> None: ...
         def _index(self, job_id: str, caller: str, batch: str, was: str | None, to: str | None) -> None: ...
 
     def rebuild(self, a: Args, fields: dict[str, str]) -> Reply:
@@ -40,6 +41,7 @@ class Rebuilt:
             self.tasks.setdefault(task, a["id"])
         self.zsets["ended"][a["id"]] = a["ended_at"]
         self._known_key(a)
+        self._notify(a["id"], a["caller"], a.get("notify"))
         return ["rebuilt", self.now, []]
 
     def link(self, a: Args, _: object) -> Reply:
@@ -59,6 +61,7 @@ class Rebuilt:
             self.zsets[name][a["id"]] = 0
         self.zsets["ended"][a["id"]] = a["ended_at"]
         self._known_key(a)
+        self._notify(a["id"], a["caller"], a.get("notify"))
         return ["rebuilt", self.now, []]
 
     def link_batch(self, a: Args, _: object) -> Reply:

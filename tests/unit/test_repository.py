@@ -35,7 +35,7 @@ EMBASSIES = {
     "rq": ("service/storage/bell.py", "workers/worker.py"),
     "boto3": ("service/storage/bucket.py", "service/storage/objects.py"),
     "botocore": ("service/storage/bucket.py", "service/storage/objects.py"),
-    "httpx": ("workers/flux.py", "workers/download.py", "workers/network.py", "workers/notify.py", "service/client/*"),
+    "httpx": ("workers/flux.py", "workers/download.py", "workers/network.py", "workers/courier.py", "service/client/*"),
     "starlette": ("service/api/*", "service/console/*"),
 }
 EFFECTS = {

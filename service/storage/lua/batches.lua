@@ -206,6 +206,7 @@ function verbs.mark()
   call('DEL', P .. 'closed:' .. a.id)
   for _, name in ipairs({'due', 'rung'}) do call('ZREM', P .. name, 'batch:' .. a.id) end
   call('ZADD', P .. 'ended', int(now), a.id)
+  notify(a.id, r[2], a.notify)
   call('XADD', P .. 'events', 'MAXLEN', '~', cfg.events_max, '*', 'id', a.id, 'batch_id', a.id, 'caller', r[2],
     'status', status, 'from', r[1], 'reason', 'marked', 'at', int(now), 'by', a.by)
   return {'marked', int(now), {}}

@@ -26,6 +26,11 @@
 --   upload:{caller}:{key} string the batch that is being uploaded under an idempotency key; expires with its lease
 --   folded              string  lines of sealed batches that are not jobs yet
 --   batches[@caller]    zset    ids of batches, for lists
+--   notice:{id}         hash    the notification of a job or batch: caller, url or (sealed) hook, state, since, tries;
+--                               expires with the retention once it is delivered, given_up or off
+--   tries:{id}          list    its newest tries, JSON
+--   notices             zset    notifications that are pending → since when
+--   notified            hash    how many tries were delivered, failed, given_up (with their last), off
 --   ended               zset    jobs and batches with nothing left to do → since when; the sweep forgets them after the retention
 --   tomb:{id}           string  the caller of a deleted job
 --   procs               zset    worker processes → their last beat; `watch`, hash: since when somebody looks at them

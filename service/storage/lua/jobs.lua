@@ -110,7 +110,10 @@ function verbs.apply()
     call('ZREM', P .. 'due', 'job:' .. a.id)
     call('ZADD', P .. 'ended', int(now), a.id)
   end
-  if a.event == 'sidecar_written' then close(a.id, batch) end
+  if a.event == 'sidecar_written' then
+    close(a.id, batch)
+    notify(a.id, caller, a.notify)
+  end
   if a.event == 'ready' and a.to == 'collecting' and from ~= 'collecting' then learn(a.id, model) end
   emit(a.id, caller, batch, from)
   return {'applied', int(now), admit()}
@@ -196,6 +199,7 @@ function verbs.bury()
   if not version then return {'gone', int(now), {}} end
   if version ~= a.version then return {'stale', int(now), {}} end
   local busy = call('ZSCORE', P .. 'due', 'job:' .. a.id)
+  drop_notice(a.id)
   forget(a.id, cfg.tomb_ms)
   call('SET', P .. 'tomb:' .. a.id, a.caller, 'PX', cfg.tomb_ms)
   -- A step that still runs may write its sidecar once more: erase again when it surely has ended.

@@ -14,6 +14,7 @@ function verbs.rebuild()
   for _, task in ipairs(a.tasks) do call('SET', P .. 'task:' .. task, a.id, 'NX') end
   call('ZADD', P .. 'ended', int(a.ended_at), a.id)
   known_key()
+  notify(a.id, a.caller, a.notify)
   return {'rebuilt', int(now), {}}
 end
 
@@ -37,6 +38,7 @@ function verbs.rebuild_batch()
   for _, name in ipairs({'batches', 'batches@' .. a.caller}) do call('ZADD', P .. name, 0, a.id) end
   call('ZADD', P .. 'ended', int(a.ended_at), a.id)
   known_key()
+  notify(a.id, a.caller, a.notify)
   return {'rebuilt', int(now), {}}
 end
 
