@@ -97,8 +97,7 @@ class Provider:
         task = self._accept(job_id, body, m)
         if self._roll(m.garbled):
             return self._dice.choice([(200, "text/html", b"<html>", {}), (500, JSON, b"{}", {}), (200, JSON, b"{", {})])
-        known = [other for other in self.tasks if other in self.world.memory.tasks]
-        if self._roll(m.same_id) and known:
+        if self._roll(m.same_id) and (known := self._owned()):
             return _reply(200, {"id": self._dice.choice(known), "cost": 4})
         return _reply(200, {"id": task.id, "polling_url": "https://api.bfl.ai/x", "cost": 4})
 
@@ -190,12 +189,21 @@ class Provider:
             await asyncio.sleep(wait_s)
 
     async def _forge(self, task: Task) -> None:
-        """A stranger, who may know the address but not the secret, says where he would like us to look."""
-        other = self._dice.choice(list(self.tasks))
-        lie: dict[str, Any] = {"id": self._dice.choice([task.id, "task-forged", other]), "status": "Ready"}
+        """A stranger, who may know the address but not the secret, says where he would like us to look.
+
+        He names the task itself, one that never was, or one that another job owns. One that is real and that nobody
+        owns yet would be adopted: that is what a hint is for, and only the provider can know of it.
+        """
+        lie: dict[str, Any] = {
+            "id": self._dice.choice([task.id, "task-forged", *self._owned()[-1:]]),
+            "status": "Ready",
+        }
         lie |= {"result": {"sample": EVIL_URL}, "webhook_secret": self._dice.choice([None, "guessed"])}
         url = task.webhook_url or ""
         await self._tell(self._dice.choice([url, url[:-1] + "!"]), lie)
+
+    def _owned(self) -> list[str]:
+        return [task_id for task_id in self.tasks if task_id in self.world.memory.tasks]
 
     async def _tell(self, url: str, body: dict[str, Any]) -> int | None:
         assert self.post is not None

@@ -22,6 +22,7 @@ When = Literal["before", "after"]
 
 EPOCH_MS: Final = 1_800_000_000_000
 CALM_S: Final = 0.001
+TASKS_KEPT: Final = 100
 DEADLINES_S: Final = {"store": 5.0, "bell": 5.0, "bucket": 60.0, "flux": 30.0, "pull": 60.0}
 
 
@@ -166,12 +167,17 @@ class Process:
         self.alive = True
         self.doom: When | None = None  # dies of its next effect
         self.faint: tuple[str, float] | None = None  # stops before its next effect of that name, for so many seconds
-        self.tasks: list[asyncio.Task[Any]] = []  # in the order of their birth; those that are done mind no death
+        self.tasks: list[asyncio.Task[Any]] = []  # in the order of their birth
         self.asleep = False
         self._awake = asyncio.Event()
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         return spawn(self, work)
+
+    def adopt(self, task: asyncio.Task[Any]) -> None:
+        self.tasks.append(task)
+        if len(self.tasks) >= TASKS_KEPT:  # those that are done mind no death
+            self.tasks = [task for task in self.tasks if not task.done()]
 
     async def effect(self, name: str, act: Callable[[], T]) -> T:
         """What `act()` answers. Raises Cut."""
@@ -238,7 +244,7 @@ def _adopting(loop: asyncio.AbstractEventLoop, work: Any, context: Any = None) -
     task = asyncio.Task(work, loop=loop, context=context)
     owner = (context or copy_context()).get(_OWNER)
     if owner is not None:
-        owner.tasks.append(task)
+        owner.adopt(task)
         if not owner.alive:
             task.cancel()
     return task
