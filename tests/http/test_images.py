@@ -98,17 +98,23 @@ async def test_a_client_with_a_key_of_its_own_is_taken_at_its_word(alice: httpx.
     assert len(await ordered(alice, 1)) == 1
 
 
-async def test_a_try_that_says_so_joins_one_whose_connection_still_stands(alice: httpx.AsyncClient, desk: Desk) -> None:
+async def test_a_try_that_says_so_is_answered_by_what_it_began(alice: httpx.AsyncClient, desk: Desk) -> None:
     first = asyncio.create_task(asked(alice))
     [job] = await ordered(alice, 1)
     second = asyncio.create_task(asked(alice, again=1))
-    third = asyncio.create_task(asked(alice))
+    await made(desk, job["id"])
+    for asking in (first, second):
+        assert job["id"] in (await asking).json()["data"][0]["url"]
+    assert len(await ordered(alice, 1)) == 1
+
+
+async def test_the_same_wish_at_the_same_time_is_one_of_its_own(alice: httpx.AsyncClient, desk: Desk) -> None:
+    asking = [asyncio.create_task(asked(alice)) for _ in range(2)]
     jobs = await ordered(alice, 2)
-    for each in jobs:
-        await made(desk, each["id"])
-    assert job["id"] in (await first).json()["data"][0]["url"]
-    assert job["id"] in (await second).json()["data"][0]["url"]
-    assert jobs[1]["id"] in (await third).json()["data"][0]["url"]
+    for job in jobs:
+        await made(desk, job["id"])
+    links = "".join([(await each).json()["data"][0]["url"] for each in asking])
+    assert all(job["id"] in links for job in jobs)
 
 
 async def test_an_answer_that_was_lost_on_its_way_is_given_again(alice: httpx.AsyncClient, desk: Desk) -> None:
