@@ -6,11 +6,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from service.domain.job import Status
+from service.storage.notices import NoticeFigures
 from service.storage.terms import Callbacks, Figures
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, which nobody reads
 
+TRIES: Final = ("delivered", "failed", "given_up", "off")
 GATE_REASONS: Final = ("held", "throttled", "refused", "storage")
 
 
@@ -39,8 +41,20 @@ class Metrics:
             "darkroom_callbacks_lost_share", "0 to 1; above 0.2 polling stops leaning on them."
         )
 
-    def show(self, figures: Figures, callbacks: Callbacks, cap: int) -> None:
+        self._notices = self._gauge("darkroom_notifications_pending", "Notifications that are not delivered yet.")
+        self._oldest_notice = self._gauge(
+            "darkroom_notifications_oldest_age_seconds", "For how long the oldest of them has been pending."
+        )
+        self._tries = self._gauge(
+            "darkroom_notification_tries", "Posts to callers by what came of them, since Redis began.", "outcome"
+        )
+
+    def show(self, figures: Figures, callbacks: Callbacks, notices: NoticeFigures, cap: int) -> None:
         """Take over what the store says."""
+        self._notices.set(notices.pending)
+        self._oldest_notice.set(notices.oldest_s)
+        for outcome in TRIES:
+            self._tries.labels(outcome).set(notices.tries.get(outcome, 0))
         for by in ("first", "late", "lost", "overdue"):
             self._images_told.labels(by).set(getattr(callbacks, by))
         self._lost_share.set(callbacks.lost_share)

@@ -31,6 +31,8 @@ from service.api.guard import BodyGuard, BodyLimit, RequestId
 from service.api.health import Check, Health, MetricsPage
 from service.api.jobs import Jobs
 from service.api.listing import Listing
+from service.api.notifications import OPERATIONS as NOTIFICATIONS
+from service.api.notifications import Notifications
 from service.api.openapi import Operation
 from service.api.orders import Orders
 from service.api.past import Past
@@ -42,6 +44,7 @@ from service.api.waiting import Waiting
 from service.clock import Clock
 from service.metrics import Metrics
 from service.preflight import Fitness
+from service.seals import Seals
 from service.settings import Settings
 from service.storage.bell import Bells
 from service.storage.bucket import Bucket
@@ -223,7 +226,9 @@ def _api(parts: Parts, orders: Orders) -> list[Row]:
         events.of_job,
         events.of_caller,
     )
-    return [(row, door(endpoint)) for row, endpoint in zip(openapi.API, endpoints, strict=True)]
+    told = Notifications(parts.desk, past).endpoints(door)
+    rows = [(row, door(endpoint)) for row, endpoint in zip(openapi.API, endpoints, strict=True)]
+    return [*rows, *zip(NOTIFICATIONS, told, strict=True)]
 
 
 def _dropins(parts: Parts, orders: Orders) -> list[Row]:
@@ -232,7 +237,9 @@ def _dropins(parts: Parts, orders: Orders) -> list[Row]:
     inputs = Inputs(store, parts.bucket, parts.settings.input_image_max_bytes)
     reception = Reception(parts.desk, inputs, parts.clock)
     tokens = ApiTokens(parts.settings.api_tokens)
-    flux = Flux(tokens, store, parts.bucket, Past(store, parts.bucket), orders, reception)
+    flux = Flux(
+        tokens, store, parts.bucket, Past(store, parts.bucket), orders, reception, Seals(parts.settings.webhook_keys)
+    )
     waiting = Waiting(store, parts.reader, parts.clock, images.WAIT_S)
     openai = images.Images(tokens, parts.desk, parts.bucket, waiting, orders, reception)
     return [*zip(FLUX, flux.endpoints(), strict=True), (images.OPERATION, openai.endpoint())]

@@ -4,8 +4,10 @@
     GET  /flux/v1/get_result?id=     → {"id", "status", "result": {"sample", …} | null, …}
 
 The same under `/v1/{model}` and `/v1/get_result`, for clients that know no base path (the `blackforest` package).
-A task's id is a job's id. `sample` is presigned anew at each read, so that no link dies before it is used. Errors are
-told as Black Forest Labs tell them: `{"detail": …}`, for 422 a list of FastAPI's `{"type", "loc", "msg"}`.
+With a `webhook_url` of the client's own, that is told of the end in the provider's shape, as a notification
+(`workers/notify.py`); address and secret are kept sealed. A task's id is a job's id. `sample` is presigned anew at
+each read, so that no link dies before it is used. Errors are told as Black Forest Labs tell them: `{"detail": …}`, for
+422 a list of FastAPI's `{"type", "loc", "msg"}`.
 """
 
 from collections.abc import Awaitable, Callable
@@ -22,7 +24,10 @@ from service.api.past import Past
 from service.api.problems import ProblemError
 from service.api.reception import Reception
 from service.domain import flux_view, layout
+from service.domain.addresses import Refusal, check_url
+from service.domain.errors import FieldError
 from service.domain.view import view
+from service.seals import Hook, Seals
 from service.storage.bucket import Bucket
 from service.storage.connection import RedisError
 from service.storage.objects import BucketError
@@ -39,6 +44,7 @@ OPERATIONS: Final = tuple(
     )
 )
 NOT_FOUND: Final = "Task not found"
+SECRET_CHARS_MAX: Final = 1_024
 OURS: Final = frozenset({"webhook_url", "webhook_secret"})
 
 Told = dict[str, Any]
@@ -48,7 +54,14 @@ class Flux:
     """The endpoints. A caller's token comes as `Authorization: Bearer …` or as `x-key`."""
 
     def __init__(
-        self, tokens: ApiTokens, store: Store, bucket: Bucket, past: Past, orders: Orders, reception: Reception
+        self,
+        tokens: ApiTokens,
+        store: Store,
+        bucket: Bucket,
+        past: Past,
+        orders: Orders,
+        reception: Reception,
+        seals: Seals,
     ) -> None:
         self._tokens = tokens
         self._store = store
@@ -56,6 +69,7 @@ class Flux:
         self._past = past
         self._orders = orders
         self._reception = reception
+        self._seals = seals
 
     def endpoints(self) -> list[Endpoint]:
         """In the order of OPERATIONS."""
@@ -66,15 +80,26 @@ class Flux:
             body, size_bytes = await self._orders.parsed(request)
             if not isinstance(body, dict):
                 raise ProblemError(422, "invalid_request", "Input should be an object", errors=[])
-            if any(body.get(name) for name in OURS):
-                raise ProblemError(
-                    422, "invalid_request", "webhook_url is not called for these tasks: poll get_result", errors=[]
-                )
+            url = body.get("webhook_url")
+            hook = None if url is None else self._hook(url, body.get("webhook_secret"))
             asked = {name: value for name, value in body.items() if value is not None and name not in OURS}
             asked["model"] = request.path_params["model"]
             order = await self._orders.understood(asked, size_bytes, caller)
-            job = await self._reception.take(caller, order, idempotency(request, asked))
-        return JSONResponse({"id": job.id, "polling_url": f"{_base(request)}/get_result?id={job.id}"})
+            same = idempotency(request, asked if url is None else asked | {"webhook_url": url})
+            job = await self._reception.take(caller, order, same, hook=hook)
+        answer = {"id": job.id, "polling_url": f"{_base(request)}/get_result?id={job.id}"}
+        return JSONResponse(answer if url is None else answer | {"status": "Pending", "webhook_url": url})
+
+    def _hook(self, url: object, secret: object) -> str:
+        """The client's own address and secret, sealed. Raises ProblemError 422, naming the field."""
+        verdict = check_url(url, self._orders.rules.notify_hosts) if isinstance(url, str) else Refusal("not_a_url")
+        if isinstance(verdict, Refusal):
+            raise _mistake("/webhook_url", f"Is not called: {verdict.reason.replace('_', ' ')}")
+        if not isinstance(secret, str | None) or len(secret or "") > SECRET_CHARS_MAX:
+            raise _mistake("/webhook_secret", f"Should be a text of at most {SECRET_CHARS_MAX} characters, or null")
+        if not self._seals.can_seal:
+            raise _mistake("/webhook_url", "Is not called: this service has no WEBHOOK_KEYS to seal its secret with")
+        return self._seals.seal(Hook(str(url), secret or ""))
 
     async def _result(self, request: Request, caller: str) -> Response:
         job_id = request.query_params.get("id", "")
@@ -127,6 +152,10 @@ def _base(request: Request) -> str:
     """Where the client reaches us. A proxy that ends TLS says so; a client that lies about it misleads itself alone."""
     scheme = "https" if request.headers.get("x-forwarded-proto", "").lower() == "https" else request.url.scheme
     return str(request.url.replace(query="", scheme=scheme)).rpartition("/")[0]
+
+
+def _mistake(pointer: str, detail: str) -> ProblemError:
+    return ProblemError(422, "invalid_request", "The request has mistakes.", errors=[FieldError(pointer, detail)])
 
 
 def complaint(error: ProblemError) -> Response:

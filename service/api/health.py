@@ -68,8 +68,9 @@ class MetricsPage:
 
     async def show(self, _: Request) -> Response:
         try:
-            figures, callbacks = await promptly(asyncio.gather(self._store.figures(), self._store.callbacks()))
-            self._metrics.show(figures, callbacks, self._store.limits.max_in_flight)
+            store = self._store
+            told = await promptly(asyncio.gather(store.figures(), store.callbacks(), store.notices.figures()))
+            self._metrics.show(*told, store.limits.max_in_flight)
             self._metrics.redis_up.set(1)
         except (RedisError, TimeoutError):
             self._metrics.redis_up.set(0)

@@ -21,13 +21,14 @@ class Reception:
         self._inputs = inputs
         self._clock = clock
 
-    async def take(self, caller: str, order: Order, idempotency: Idempotency | None) -> Job:
+    async def take(self, caller: str, order: Order, idempotency: Idempotency | None, *, hook: str | None = None) -> Job:
         """The job on record: a new one, or the one that the key knows. Raises ProblemError, BucketError, RedisError.
+        `hook`: whom else to notify, sealed.
 
         Killed anywhere: with the same key the same job is found, or made.
         """
         job = ordered(fresh_id(self._clock), caller, order)
-        job = replace(job, request={**order.request, **await self._inputs.keep(job.id, order.inputs)})
+        job = replace(job, request={**order.request, **await self._inputs.keep(job.id, order.inputs)}, hook=hook)
         written = await create(self._desk.store, job, deadline_s=order.deadline_s, idempotency=idempotency)
         self._desk.ring(written.bells)
         match written.outcome:

@@ -5,6 +5,7 @@ from typing import Any, Final
 from service.api.past_life import STEPS
 from service.domain.errors import ErrorCode
 from service.domain.job import FoundBy, Priority, Status
+from service.domain.notice import STATES as NOTICE_STATES
 
 Json = dict[str, Any]
 
@@ -111,6 +112,24 @@ _LOG: Final = _object(
         ),
     }
 )
+_NOTIFICATION: Final = _object(
+    {
+        "webhook_id": {"type": "string", "description": "The same in each try, and in `webhook-id`"},
+        "state": {"enum": list(NOTICE_STATES)},
+        "next_at": _INSTANT_OR_NULL,
+        "attempts": {
+            "type": "array",
+            "items": _object(
+                {
+                    "at": _INSTANT,
+                    "status": _or_null({"type": "integer", "description": "What the receiver answered"}),
+                    "error": _or_null({"type": "string", "description": "Why no answer came: a word"}),
+                    "duration_s": {"type": "number"},
+                }
+            ),
+        },
+    }
+)
 _CHECK: Final[Json] = {"type": "object", "required": ["ok"], "properties": {"ok": {"type": "boolean"}, "detail": _TEXT}}
 
 SCHEMAS: Final[dict[str, Json]] = {
@@ -119,6 +138,7 @@ SCHEMAS: Final[dict[str, Json]] = {
         {"jobs": {"type": "array", "items": {"$ref": "#/components/schemas/Job"}}, "next_cursor": _TEXT_OR_NULL}
     ),
     "Log": _LOG,
+    "Notification": _NOTIFICATION,
     "Problem": _PROBLEM,
     "Readiness": _object({"status": _TEXT, "checks": {"type": "object", "additionalProperties": _CHECK}}),
 }

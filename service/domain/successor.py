@@ -35,6 +35,7 @@ def successor(old: Job, job_id: str, *, rerun: bool = False) -> Job | None:
         priority=old.priority,
         metadata=old.metadata,
         callback_url=old.callback_url,
+        hook=old.hook,
         custom_id=old.custom_id,
         retry_of=old.id,
     )

@@ -12,6 +12,7 @@ from service.api import docs, openapi, shapes
 from service.api.app import build
 from service.api.flux import OPERATIONS as FLUX
 from service.api.images import OPERATION as IMAGES
+from service.api.notifications import OPERATIONS as NOTIFICATIONS
 from service.clock import SystemClock
 from service.domain import catalogue
 from service.domain.job import Job
@@ -19,7 +20,7 @@ from service.domain.view import view
 from service.storage.bucket import Bucket
 from tests.serving import NOWHERE, settings_of
 
-ALL = (*openapi.HEALTH, openapi.METRICS, openapi.CALLBACK, *openapi.API, *openapi.ABOUT_ITSELF)
+ALL = (*openapi.HEALTH, openapi.METRICS, openapi.CALLBACK, *openapi.API, *NOTIFICATIONS, *openapi.ABOUT_ITSELF)
 
 
 @pytest.fixture
