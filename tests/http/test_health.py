@@ -153,6 +153,14 @@ def test_bad_settings_are_told_at_once_with_exit_2() -> None:
     assert "short" not in said.replace("too short", "")
 
 
+def test_a_redis_that_would_forget_is_refused_with_the_line_to_change_and_exit_2(own_valkey: Valkey) -> None:
+    environ = {"REDIS_URL": own_valkey.url, "S3_BUCKET": "nowhere", "SERVE": "metrics"}
+    with process(**environ) as started:
+        _, said = started.communicate(timeout=WITHIN_S)
+        assert started.returncode == 2
+    assert "redis.conf: appendonly yes" in said
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_stop_answers_waiters_and_ends_with_0(redis_url: str, number: signal.Signals) -> None:
     port = free_port()

@@ -256,6 +256,21 @@ async def test_while_the_store_is_away_nothing_is_burnt_and_nothing_is_told(benc
         bench.audit_job(await at.collect(job.id))
 
 
+async def test_while_the_store_refuses_our_keys_nothing_is_burnt_and_right_ones_end_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F26: what the operator has to mend is no fault of a job."""
+    async with bench.steps() as at:
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-the-key")
+        async with bench.steps() as refused:
+            job = await ready(bench, at)
+            for _ in range(4):
+                waiting = await refused.collect(job.id)
+                assert (waiting.status, waiting.pulls, waiting.image) == ("collecting", 0, None)
+                await at.hasten(job.id)
+            bench.audit_job(await at.collect(job.id))
+
+
 async def test_no_job_has_succeeded_before_its_sidecar_is_written(bench: Bench) -> None:
     async with bench.steps() as at, bench.steps(s3_endpoint_url=NOWHERE) as cut_off:
         job = await ready(bench, at)
