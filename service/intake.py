@@ -8,14 +8,13 @@ was staged is cleared away as due work, and the same key begins anew.
 """
 
 import asyncio
-import hashlib
-import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from service.clock import Clock
+from service.comparison import RequestHash
 from service.domain import layout
 from service.domain.batch import LINES_MOST, Batch, BatchStatus
 from service.domain.catalogue import Order
@@ -44,21 +43,6 @@ class BadLines:
 
     errors: tuple[tuple[int, FieldError], ...]
     more: tuple[int, ...]
-
-
-class RequestHash:
-    """What a batch asked for, compared as parsed JSON: lines in their order, then the rest."""
-
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
-
-    def line(self, body: object) -> None:
-        self._hash.update(_digest(body))
-
-    def whole(self, metadata: Mapping[str, Any], callback_url: str | None) -> str:
-        whole = self._hash.copy()
-        whole.update(_digest({"metadata": dict(metadata), "callback_url": callback_url}))
-        return whole.hexdigest()
 
 
 @dataclass(slots=True)
@@ -193,8 +177,3 @@ class Intake:
         for job_id in await self.store.batches.inputs(batch_id, LINES_MOST):
             await self.inputs.drop(job_id)
         await self.store.batches.discard(batch_id)
-
-
-def _digest(body: object) -> bytes:
-    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).digest()

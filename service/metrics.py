@@ -23,6 +23,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         self.requests = self._counter("darkroom_http_requests", "Answers by route and status.", "route", "status")
         self.callbacks = self._counter("darkroom_callbacks", "Provider callbacks by what became of them.", "outcome")
+        self.batch_lines = self._counter("darkroom_batch_lines", "Lines of batches taken in over HTTP.")
         self.redis_up = self._gauge("darkroom_redis_up", "1 if the figures of Redis are of now.")
         self._jobs = self._gauge("darkroom_jobs", "Jobs on record by status.", "status")
         self._slots = self._gauge("darkroom_slots_in_use", "Provider tasks that may be outstanding.")

@@ -12,9 +12,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from service.comparison import RequestHash
 from service.domain.errors import FieldError
 from service.domain.rules import Extras
-from service.intake import BadLines, Intake, RequestHash, Upload, UploadLost
+from service.intake import BadLines, Intake, Upload, UploadLost
 from service.storage.batches import Began, Beginning, Enrolled
 from service.storage.desk import Desk
 from service.storage.terms import Bell

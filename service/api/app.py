@@ -21,8 +21,9 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, ExceptionHandler, Message, Receive, Scope, Send
 
-from service.api import images, openapi, webhooks
+from service.api import images, openapi, uploads, webhooks
 from service.api.auth import Door, Endpoint
+from service.api.batches import Batches
 from service.api.endings import Endings
 from service.api.events import Events
 from service.api.flux import OPERATIONS as FLUX
@@ -36,14 +37,18 @@ from service.api.notifications import Notifications
 from service.api.openapi import Operation
 from service.api.orders import Orders
 from service.api.past import Past
+from service.api.past_batches import PastBatches
 from service.api.past_life import PastLife
 from service.api.problems import LastResort, exception_handlers, problem, unavailable
 from service.api.reader import BLOCK_S, Reader
 from service.api.reception import Reception
+from service.api.uploads import Uploads
 from service.api.waiting import Waiting
 from service.clock import Clock
+from service.intake import Intake
 from service.metrics import Metrics
 from service.preflight import Fitness
+from service.recovery import Recovery
 from service.seals import Seals
 from service.settings import Settings
 from service.storage.bell import Bells
@@ -196,7 +201,7 @@ def _rows(parts: Parts, health: Health, orders: Orders) -> list[Row]:
         keys = CallbackKeys(parts.settings.webhook_keys)
         rows.append((openapi.CALLBACK, webhooks.Webhooks(parts.desk, keys, parts.metrics).receive))
     if "api" in serve:
-        rows += _api(parts, orders)
+        rows += _api(parts, orders) + _batches(parts, orders)
         foreign = _dropins(parts, orders)
         described = [row for row, _ in rows] + list(openapi.ABOUT_ITSELF)
         pages = openapi.Description(openapi.document(described, parts.settings.flux_extra_models))
@@ -213,7 +218,7 @@ def _api(parts: Parts, orders: Orders) -> list[Row]:
     waiting = Waiting(store, parts.reader, clock, parts.settings.web_wait_max_s)
     jobs = Jobs(parts.desk, parts.bucket, past, waiting, orders, inputs, clock)
     endings = Endings(parts.desk, past, inputs, clock)
-    events = Events(store, parts.reader)
+    events = Events(store, parts.reader, PastBatches(store, parts.bucket))
     endpoints = (
         jobs.create,
         Listing(store).page,
@@ -229,6 +234,27 @@ def _api(parts: Parts, orders: Orders) -> list[Row]:
     told = Notifications(parts.desk, past).endpoints(door)
     rows = [(row, door(endpoint)) for row, endpoint in zip(openapi.API, endpoints, strict=True)]
     return [*rows, *zip(NOTIFICATIONS, told, strict=True)]
+
+
+def _batches(parts: Parts, orders: Orders) -> list[Row]:
+    store, clock = parts.desk.store, parts.clock
+    door = Door(ApiTokens(parts.settings.api_tokens))
+    past = PastBatches(store, parts.bucket)
+    inputs = Inputs(store, parts.bucket, parts.settings.input_image_max_bytes)
+    incoming = Uploads(parts.desk, Intake(store, inputs, orders.rules, clock), orders, past, parts.metrics)
+    waiting = Waiting(store, parts.reader, clock, parts.settings.web_wait_max_s)
+    batches = Batches(parts.desk, parts.bucket, past, waiting, Recovery(store, clock))
+    endpoints = (
+        incoming.create,
+        batches.page,
+        batches.show,
+        batches.jobs,
+        batches.manifest,
+        batches.cancel,
+        batches.retry,
+        Events(store, parts.reader, past).of_batch,
+    )
+    return [(row, door(endpoint)) for row, endpoint in zip(openapi.BATCHES, endpoints, strict=True)]
 
 
 def _dropins(parts: Parts, orders: Orders) -> list[Row]:
@@ -277,6 +303,8 @@ async def _callbacks(parts: Parts) -> str | None:
 def _body_limit(max_bytes: int, job_bytes: int, scope: Scope) -> BodyLimit:
     if scope["path"].startswith("/webhooks/"):
         return BodyLimit(webhooks.BODY_BYTES_MAX)
+    if scope["path"] == uploads.PATH:
+        return BodyLimit(uploads.BODY_BYTES_MAX if uploads.media_type(scope) == uploads.NDJSON else job_bytes)
     return BodyLimit(job_bytes if ORDERS.fullmatch(scope["path"]) else max_bytes)
 
 

@@ -4,6 +4,8 @@
     event: job.generating
     data: {"id": "job_…", "batch_id": null, "status": "generating", "reason": "accepted", "at": "2026-11-22T…Z"}
 
+A batch that is over is told as `batch.completed` or `batch.cancelled`, its id in both `id` and `batch_id`.
+
 An `event: reset` says that some that came before are no longer kept, or that the given id lies after the newest event
 (Redis went back to an older state): read the jobs themselves.
 """
@@ -18,8 +20,10 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from service.api.auth import ADMIN, owned, promptly
+from service.api.past_batches import PastBatches, unknown_batch
 from service.api.problems import ProblemError
-from service.api.reader import ALL, Crowded, Reader, order
+from service.api.reader import Crowded, Reader, order
+from service.domain.batch import Batch
 from service.domain.instants import rfc3339
 from service.domain.job import ENDED
 from service.storage.connection import RedisError
@@ -33,11 +37,15 @@ _HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # ng
 
 
 class Events:
-    """The two streams. A job's own is read from its log, so that it misses nothing and knows its end."""
+    """The three streams. A job's own is read from its log, so that it misses nothing and knows its end.
 
-    def __init__(self, store: Store, reader: Reader) -> None:
+    A batch's begins with the batch, as far as that is still kept, and closes after its own end.
+    """
+
+    def __init__(self, store: Store, reader: Reader, batches: PastBatches) -> None:
         self._store = store
         self._reader = reader
+        self._batches = batches
 
     async def of_job(self, request: Request, caller: str) -> Response:
         job_id = request.path_params["job_id"]
@@ -49,11 +57,21 @@ class Events:
         return await _stream(self._job_stream(job_id, after))
 
     async def of_caller(self, request: Request, caller: str) -> Response:
-        return await _stream(self._caller_stream(ALL if caller == ADMIN else caller, _last_event_id(request)))
+        owner = None if caller == ADMIN else caller
+        return await _stream(self._caller_stream(owner, _last_event_id(request)))
+
+    async def of_batch(self, request: Request, caller: str) -> Response:
+        batch = await self._batches.record(request.path_params["batch_id"], caller)
+        if batch is None:
+            raise unknown_batch()
+        after = _last_event_id(request)
+        if batch.marked and after and await promptly(self._nothing_follows(batch.id, after)):
+            return Response(status_code=204)
+        return await _stream(self._batch_stream(batch, after))
 
     async def _job_stream(self, job_id: str, after: str | None) -> AsyncGenerator[str]:
         sent = after or "0-0"
-        async with self._reader.follow(job_id=job_id) as feed:
+        async with self._reader.follow(id_=job_id) as feed:
             entries = await promptly(self._store.log(job_id))
             yield HEARTBEAT
             if after and entries and "from" in entries[0].data and order(after) < order(entries[0].eid):
@@ -73,7 +91,7 @@ class Events:
                         yield HEARTBEAT
                     entries = await promptly(self._store.log(job_id))
 
-    async def _caller_stream(self, caller: str, after: str | None) -> AsyncGenerator[str]:
+    async def _caller_stream(self, caller: str | None, after: str | None) -> AsyncGenerator[str]:
         async with self._reader.follow(caller=caller) as feed:
             sent = after or feed.since
             resumable = after is None or await promptly(self._resumable(after))
@@ -84,7 +102,7 @@ class Events:
             with suppress(RedisError, TimeoutError):
                 async for entry in self._kept(sent, feed.since):
                     sent = entry.eid
-                    if caller in (ALL, entry.data.get("caller")):
+                    if caller in (None, entry.data.get("caller")):
                         yield text(entry)
             while not feed.over:
                 entries = await feed.take(HEARTBEAT_S)
@@ -93,6 +111,51 @@ class Events:
                 for entry in entries:
                     if order(entry.eid) > order(sent):
                         yield text(entry)
+
+    async def _batch_stream(self, batch: Batch, after: str | None) -> AsyncGenerator[str]:
+        async with self._reader.follow(batch_id=batch.id) as feed:
+            sent = after or f"{batch.created_at}-0"  # nothing is told of a batch before it is sealed
+            complete = await promptly(self._resumable(sent) if after else self._kept_since(sent))
+            yield HEARTBEAT
+            if not complete:
+                sent = feed.since if after and order(after) > order(feed.since) else sent
+                yield reset(sent)
+            with suppress(RedisError, TimeoutError):
+                async for entry in self._kept(sent, feed.since):
+                    sent = entry.eid
+                    if entry.data.get("batch_id") == batch.id:
+                        yield text(entry)
+                        if entry.data["id"] == batch.id:
+                            return
+                if await self._is_over(batch.id):
+                    return
+            while not feed.over:
+                entries = await feed.take(HEARTBEAT_S)
+                if not entries:
+                    yield HEARTBEAT
+                for entry in entries:
+                    if order(entry.eid) > order(sent):
+                        yield text(entry)
+                    if entry.data["id"] == batch.id:
+                        return
+
+    async def _is_over(self, batch_id: str) -> bool:
+        """Its end was told before this stream began, and is not kept any more."""
+        batch = await promptly(self._store.batches.get(batch_id))
+        return batch is None or batch.marked
+
+    async def _nothing_follows(self, batch_id: str, after: str) -> bool:
+        """Of a batch that is over: its last event has been told, or what came after this one is not kept."""
+        if not await self._resumable(after):
+            return True
+        ms, n = order(after)
+        told = await self._store.events(f"{ms}-{n - 1}" if n else f"{ms - 1}-{2**63}", most=1)
+        return bool(told) and told[0].eid == after and told[0].data["id"] == batch_id
+
+    async def _kept_since(self, moment: str) -> bool:
+        """Whether no event after this moment has been dropped from the stream."""
+        first = await self._store.first_event()
+        return first is None or order(first) <= order(moment) or not await self._store.events_dropped()
 
     async def _resumable(self, after: str) -> bool:
         """Whether all that came after this id is still in the stream, and the id itself is not from its future."""
@@ -112,10 +175,11 @@ class Events:
 
 
 def text(entry: Entry) -> str:
-    """One event; nothing for a transition that did not change the status."""
+    """One event; nothing for a job's transition that did not change its status."""
     data = entry.data
     status = data["status"]
-    if data.get("from") == status:
+    kind = "batch" if data["id"] == data.get("batch_id") else "job"
+    if kind == "job" and data.get("from") == status:
         return ""
     shown = {
         "id": data["id"],
@@ -124,7 +188,7 @@ def text(entry: Entry) -> str:
         "reason": data.get("reason"),
         "at": rfc3339(int(data["at"])),
     }
-    return f"id: {entry.eid}\nevent: job.{status}\ndata: {json.dumps(shown)}\n\n"
+    return f"id: {entry.eid}\nevent: {kind}.{status}\ndata: {json.dumps(shown)}\n\n"
 
 
 def reset(eid: str) -> str:

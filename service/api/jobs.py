@@ -157,13 +157,21 @@ def ordered(job_id: str, caller: str, order: Order) -> Job:
 
 def idempotency(request: Request, body: object) -> Idempotency | None:
     """Digests: keys are callers' text, and bodies are long. Bodies compare as parsed JSON."""
+    key = idempotency_key(request)
+    if key is None:
+        return None
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
+    return Idempotency(key, _digest(canonical.encode()))
+
+
+def idempotency_key(request: Request) -> str | None:
+    """The digest of the header. ProblemError 422: it is too long, or empty."""
     key = request.headers.get("idempotency-key")
     if key is None:
         return None
     if not 0 < len(key) <= IDEMPOTENCY_KEY_CHARS_MAX:
         raise invalid_parameter("Idempotency-Key", f"Should have 1 to {IDEMPOTENCY_KEY_CHARS_MAX} characters")
-    canonical = json.dumps(body, sort_keys=True, separators=(",", ":"))
-    return Idempotency(_digest(key.encode("latin-1", "replace")), _digest(canonical.encode()))
+    return _digest(key.encode("latin-1", "replace"))
 
 
 def _digest(raw: bytes) -> str:

@@ -24,58 +24,61 @@ class Listing:
         self._store = store
 
     async def page(self, request: Request, caller: str) -> Response:
-        asked = _Asked(request.query_params)
+        given = request.query_params
+        limit = limit_of(given)
         jobs = await promptly(
             self._store.page(
                 caller=None if caller == ADMIN else caller,
-                status=asked.status,
-                batch_id=asked.batch_id,
-                before=asked.before,
-                limit=asked.limit + 1,  # one more tells whether there is a next page
+                status=status_of(given),
+                batch_id=_batch_of(given),
+                before=place_of(given, "job"),
+                limit=limit + 1,  # one more tells whether there is a next page
             )
         )
-        shown = jobs[: asked.limit]
-        cursor = _cursor(shown[-1].id) if len(jobs) > asked.limit else None
-        return JSONResponse({"jobs": [view(job) for job in shown], "next_cursor": cursor})
+        more = cursor(jobs[limit - 1].id) if len(jobs) > limit else None
+        return JSONResponse({"jobs": [view(job) for job in jobs[:limit]], "next_cursor": more})
 
 
-class _Asked:
-    """The parameters of a list, checked."""
-
-    def __init__(self, given: Mapping[str, str]) -> None:
-        self.status = _status(given.get("status"))
-        self.batch_id = given.get("batch")
-        if self.batch_id is not None and not layout.valid_id("batch", self.batch_id):
-            raise invalid_parameter("batch", "Is no batch id")
-        limit = given.get("limit", str(PAGE))
-        if not (limit.isascii() and limit.isdigit() and len(limit) <= 4 and 1 <= int(limit) <= PAGE_MOST):
-            raise invalid_parameter("limit", f"Should be 1 to {PAGE_MOST}")
-        self.limit = int(limit)
-        self.before = _before(given.get("cursor") or None)  # an empty one begins a loop over the pages
+def limit_of(given: Mapping[str, str]) -> int:
+    """How long a page shall be. This and those below raise ProblemError 422 for a parameter that is wrong."""
+    limit = given.get("limit", str(PAGE))
+    if not (limit.isascii() and limit.isdigit() and len(limit) <= 4 and 1 <= int(limit) <= PAGE_MOST):
+        raise invalid_parameter("limit", f"Should be 1 to {PAGE_MOST}")
+    return int(limit)
 
 
-def _status(text: str | None) -> Status | None:
+def status_of(given: Mapping[str, str]) -> Status | None:
+    text = given.get("status")
     try:
         return None if text is None else Status(text)
     except ValueError:
         raise invalid_parameter("status", f"Should be one of {', '.join(Status)}") from None
 
 
-def _cursor(job_id: str) -> str:
-    return base64.urlsafe_b64encode(job_id.encode()).decode().rstrip("=")
-
-
-def _before(cursor: str | None) -> str | None:
-    """The job id in a cursor of ours."""
-    if cursor is None:
+def place_of(given: Mapping[str, str], kind: str) -> str | None:
+    """The id, of a job or a batch, in a cursor of ours; None at the beginning."""
+    text = given.get("cursor")
+    if not text:  # an empty one begins a loop over the pages
         return None
     try:
-        job_id = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
+        id_ = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode("ascii")
     except ValueError:
-        job_id = ""
-    if not layout.valid_id("job", job_id):
+        id_ = ""
+    if not layout.valid_id(kind, id_):
         raise invalid_parameter("cursor", "Is no cursor of this list")
-    return job_id
+    return id_
+
+
+def cursor(id_: str) -> str:
+    """What leads on behind the last of a page."""
+    return base64.urlsafe_b64encode(id_.encode()).decode().rstrip("=")
+
+
+def _batch_of(given: Mapping[str, str]) -> str | None:
+    batch_id = given.get("batch")
+    if batch_id is not None and not layout.valid_id("batch", batch_id):
+        raise invalid_parameter("batch", "Is no batch id")
+    return batch_id
 
 
 def invalid_parameter(name: str, detail: str) -> ProblemError:

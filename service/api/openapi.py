@@ -10,6 +10,9 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from service.api import docs, shapes
 from service.api.about import ABOUT
 from service.domain import catalogue
+from service.domain.batch import LINES_MOST
+from service.domain.inputs import WEB_URL
+from service.domain.rules import Extras
 
 Json = dict[str, Any]
 
@@ -28,6 +31,7 @@ class Operation:
     answers: Mapping[int, tuple[str, Json | str | None]]
     parameters: tuple[Json, ...] = ()
     body: Json | None = None
+    rows: str | None = None  # what the body may be instead: lines of NDJSON
     secured: bool = True
     problems: Mapping[int, str] = field(default_factory=dict)
 
@@ -51,8 +55,14 @@ KEY: Final = header(
 )
 LAST: Final = header("Last-Event-ID", {"type": "string"}, "Continue after this event")
 STREAM: Final = "text/event-stream"
-BATCH: Final = "^batch_[0-6][0-9A-HJKMNP-TV-Z]{25}$"
+NDJSON: Final = "application/x-ndjson"
+BATCH_ID: Final = "^batch_[0-6][0-9A-HJKMNP-TV-Z]{25}$"
 UNKNOWN: Final = {404: "not_found"}
+STATUS: Final = query("status", {"enum": list(shapes.STATUSES)}, "Only jobs in this state")
+PAGE: Final = (
+    query("limit", {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}, "How many"),
+    query("cursor", {"type": "string"}, "`next_cursor` of the page before"),
+)
 
 API: Final = (
     Operation(
@@ -80,10 +90,9 @@ API: Final = (
         "Jobs, newest first",
         {200: ("A page", ref("JobPage"))},
         (
-            query("status", {"enum": list(shapes.STATUSES)}, "Only jobs in this state"),
-            query("batch", {"type": "string", "pattern": BATCH}, "Only jobs of this batch"),
-            query("limit", {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}, "How many"),
-            query("cursor", {"type": "string"}, "`next_cursor` of the page before"),
+            STATUS,
+            query("batch", {"type": "string", "pattern": BATCH_ID}, "Only jobs of this batch"),
+            *PAGE,
         ),
         problems={422: "invalid_request"},
     ),
@@ -147,6 +156,89 @@ API: Final = (
         (LAST,),
     ),
 )
+BATCH: Final = ref("Batch")
+BATCHES: Final = (
+    Operation(
+        "post",
+        "/v1/batches",
+        "createBatch",
+        "Order many images at once: all of them are taken, or none",
+        {202: ("Accepted", BATCH), 200: ("Known by its key", BATCH)},
+        (
+            KEY,
+            query("callback_url", {"type": "string", "pattern": WEB_URL}, "Of an NDJSON batch"),
+            query(
+                "metadata", {"type": "string", "contentMediaType": "application/json"}, "Of an NDJSON batch, in JSON"
+            ),
+        ),
+        body=ref("BatchOrder"),
+        rows="A job a line, as in `jobs`: at most 50,000 lines and 200 MB",
+        problems={
+            400: "invalid_json",
+            404: "not_found",
+            408: "body_too_slow",
+            409: "idempotency_conflict, or in_progress",
+            413: "body_too_large",
+            415: "unsupported_media_type",
+            422: "invalid_request",
+            429: "backlog_full",
+        },
+    ),
+    Operation(
+        "get",
+        "/v1/batches",
+        "listBatches",
+        "Batches, newest first",
+        {200: ("A page", ref("BatchPage"))},
+        PAGE,
+        problems={422: "invalid_request"},
+    ),
+    Operation(
+        "get", "/v1/batches/{batch_id}", "getBatch", "One batch", {200: ("It", BATCH)}, (WAIT,), problems=UNKNOWN
+    ),
+    Operation(
+        "get",
+        "/v1/batches/{batch_id}/jobs",
+        "listBatchJobs",
+        "Its jobs, in the order of its lines",
+        {200: ("A page", ref("JobPage"))},
+        (STATUS, *PAGE),
+        problems=UNKNOWN | {409: "not_kept", 422: "invalid_request"},
+    ),
+    Operation(
+        "get",
+        "/v1/batches/{batch_id}/manifest",
+        "getManifest",
+        "Its jobs that have ended, a line each, in the order of its lines",
+        {200: ("Those so far", NDJSON), 307: ("All have ended: a link that was signed at this moment", None)},
+        problems=UNKNOWN,
+    ),
+    Operation(
+        "post",
+        "/v1/batches/{batch_id}/cancel",
+        "cancelBatch",
+        "Want no more of it",
+        {200: ("Cancelled", BATCH)},
+        problems=UNKNOWN | {409: "already_ended"},
+    ),
+    Operation(
+        "post",
+        "/v1/batches/{batch_id}/retry",
+        "retryBatch",
+        "A new batch of its jobs that failed",
+        {202: ("The new batch", BATCH), 200: ("It was retried before: that batch", BATCH)},
+        problems=UNKNOWN | {409: "not_ended, or not_retryable"},
+    ),
+    Operation(
+        "get",
+        "/v1/batches/{batch_id}/events",
+        "streamBatch",
+        "The transitions of its jobs from the first on, and its end",
+        {200: ("Server-sent events", STREAM), 204: ("All had been sent", None)},
+        (LAST,),
+        problems=UNKNOWN,
+    ),
+)
 CALLBACK: Final = Operation(
     "post",
     "/webhooks/flux/{job_id}/{token}",
@@ -200,11 +292,24 @@ def _orders(extra_models: Iterable[str]) -> dict[str, Json]:
         "oneOf": [ref(name) for name in models],
         "discriminator": {"propertyName": "model", "mapping": mapping},
     }
-    return {"Order": order, **models}
+    return {"Order": order, **models, **_batch(extra_models)}
 
 
-def _named(model: str) -> Json:
-    schema = catalogue.schema(model)
+def _batch(extra_models: Iterable[str]) -> dict[str, Json]:
+    """A line is an order that may have a name of its own."""
+    models = catalogue.json_schemas(allow_custom_id=True)
+    models |= {name: _named(name, allow_custom_id=True) for name in extra_models}
+    line = {"oneOf": list(models.values())}
+    properties = {
+        "jobs": {"type": "array", "minItems": 1, "maxItems": LINES_MOST, "items": ref("Line")},
+        **Extras.model_json_schema()["properties"],
+    }
+    whole = {"type": "object", "properties": properties, "required": ["jobs"], "additionalProperties": False}
+    return {"BatchOrder": whole, "Line": line}
+
+
+def _named(model: str, *, allow_custom_id: bool = False) -> Json:
+    schema = catalogue.schema(model, allow_custom_id=allow_custom_id)
     schema["properties"]["model"] = {"const": model}
     return schema
 
@@ -218,7 +323,10 @@ def _operation(operation: Operation) -> Json:
         "security": [{"token": []}] if operation.secured else [],
     }
     if operation.body is not None:
-        made["requestBody"] = {"required": True, "content": {"application/json": {"schema": operation.body}}}
+        content: Json = {"application/json": {"schema": operation.body}}
+        if operation.rows is not None:
+            content[NDJSON] = {"schema": {"type": "string", "description": operation.rows}}
+        made["requestBody"] = {"required": True, "content": content}
     return made
 
 

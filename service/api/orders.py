@@ -16,7 +16,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 THREAD_FROM_BYTES: Final = 2**19  # decoding base64 images takes tens of milliseconds: not on the loop
-BASE64_SLACK_BYTES: Final = 2**16  # data: prefixes, padding, white space around
 
 
 class Orders:
@@ -27,7 +26,7 @@ class Orders:
     @property
     def max_bytes(self) -> int:
         """The most that a body with all its images in base64 can have."""
-        return self.rules.max_body_bytes + self.rules.max_input_bytes * 4 // 3 + BASE64_SLACK_BYTES
+        return self.rules.max_order_bytes
 
     async def read(self, request: Request, caller: str) -> tuple[object, Order]:
         """The body as parsed JSON, and as an order. Raises ProblemError: 400, 413, 422."""

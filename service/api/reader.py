@@ -1,4 +1,4 @@
-"""The one reader per HTTP process: it tails the events stream and wakes whoever listens, by job or by caller.
+"""The one reader per HTTP process: it tails the events stream and wakes whoever listens, by job, batch or caller.
 
 It reads only while somebody listens. What it hands out is a doorbell and may be lost (Redis restarted, the reader fell
 too far behind): the feeds concerned end then, and a listener that must not miss anything looks at the record.
@@ -22,7 +22,8 @@ AGAIN_S: Final = 0.5  # after Redis was away
 FEEDS_MOST: Final = 5_000  # listeners of one process
 ENTRIES_MOST: Final = 1_000  # waiting for one slow listener, who then must come again
 POSITION_WITHIN_S: Final = 0.8
-ALL: Final = ""
+
+_Place = tuple[str | None, str | None, str | None]
 
 
 class Crowded(Exception):
@@ -72,7 +73,7 @@ class Reader:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._feeds: defaultdict[tuple[str, str], set[Feed]] = defaultdict(set)
+        self._feeds: defaultdict[_Place, set[Feed]] = defaultdict(set)
         self._count = 0
         self._wanted = asyncio.Event()
         self._placed = asyncio.Event()
@@ -80,14 +81,17 @@ class Reader:
         self.closing = False
 
     @asynccontextmanager
-    async def follow(self, *, job_id: str = ALL, caller: str = ALL) -> AsyncIterator[Feed]:
-        """A feed of one job's transitions, or of one caller's, or of all. Raises Crowded; TimeoutError: Redis is away.
+    async def follow(
+        self, *, id_: str | None = None, batch_id: str | None = None, caller: str | None = None
+    ) -> AsyncIterator[Feed]:
+        """A feed of the transitions of one job or batch (`id_`), of a batch with its jobs, of a caller's, or of all.
 
-        Whatever is written after this has begun rings.
+        At most one of the three. Whatever is written after this has begun rings. Raises Crowded; TimeoutError: Redis
+        is away.
         """
         if self._count >= FEEDS_MOST:
             raise Crowded
-        feed, place = Feed(self._position), (job_id, caller)
+        feed, place = Feed(self._position), (id_, batch_id, caller)
         self._feeds[place].add(feed)
         self._count += 1
         self._wanted.set()
@@ -141,8 +145,14 @@ class Reader:
         return order(await self._store.last_event()) < order(self._position)
 
     def _hand_out(self, entry: Entry) -> None:
-        job_id, caller = entry.data.get("id", "?"), entry.data.get("caller", "?")
-        for place in ((job_id, ALL), (ALL, caller), (ALL, ALL)):
+        data = entry.data
+        places = {
+            (data.get("id"), None, None),
+            (None, data.get("batch_id"), None),
+            (None, None, data.get("caller")),
+            (None, None, None),
+        }
+        for place in places:
             for feed in self._feeds.get(place, ()):
                 feed.push(entry)
 
@@ -153,7 +163,7 @@ class Reader:
     def _all(self) -> list[Feed]:
         return [feed for feeds in self._feeds.values() for feed in feeds]
 
-    def _leave(self, place: tuple[str, str], feed: Feed) -> None:
+    def _leave(self, place: _Place, feed: Feed) -> None:
         self._count -= 1
         self._feeds[place].discard(feed)
         if not self._feeds[place]:

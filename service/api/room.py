@@ -16,12 +16,12 @@ FULL_RETRY_AFTER_S: Final = 5
 
 
 class Room:
-    """One per process. Large: over `small_bytes` by `Content-Length`, or chunked, which may become as large."""
+    """One per kind of body. Large: over `small_bytes` by `Content-Length`, or chunked, which may become as large."""
 
-    def __init__(self, small_bytes: int, within_s: float = ROOM_WITHIN_S) -> None:
+    def __init__(self, small_bytes: int, within_s: float = ROOM_WITHIN_S, places: int = LARGE_AT_ONCE) -> None:
         self._small_bytes = small_bytes
         self._within_s = within_s
-        self._places = asyncio.Semaphore(LARGE_AT_ONCE)
+        self._places = asyncio.Semaphore(places)
 
     @asynccontextmanager
     async def place(self, request: Request) -> AsyncIterator[None]:

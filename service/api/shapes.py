@@ -68,6 +68,23 @@ _JOB: Final = _object(
         "error": _or_null(_ERROR),
     }
 )
+_BATCH: Final = _object(
+    {
+        "id": _TEXT,
+        "status": {"enum": ["running", "completed", "cancelled"]},
+        "caller": _TEXT,
+        "metadata": {"type": "object"},
+        "callback_url": _TEXT_OR_NULL,
+        "retry_of": _TEXT_OR_NULL,
+        "created_at": _INSTANT,
+        "finished_at": _or_null(_INSTANT | {"description": "Once its manifest and its marker are in the bucket"}),
+        "total": _WHOLE,
+        "counts": _object(dict.fromkeys(STATUSES, _WHOLE)),
+        "progress": {"type": "number", "minimum": 0, "maximum": 1},
+        "eta_s": _or_null(_WHOLE | {"description": "At the pace so far"}),
+        "manifest_key": _TEXT,
+    }
+)
 _PROBLEM: Final[Json] = {
     "type": "object",
     "description": "RFC 9457",
@@ -82,8 +99,17 @@ _PROBLEM: Final[Json] = {
         "job_id": _TEXT,
         "errors": {
             "type": "array",
-            "items": {"type": "object", "properties": {"pointer": _TEXT, "detail": _TEXT}},
+            "items": {
+                "type": "object",
+                "properties": {
+                    "line": {"type": "integer", "description": "Of a batch, from 1"},
+                    "pointer": _TEXT,
+                    "detail": _TEXT,
+                },
+            },
         },
+        "more_lines": {"type": "array", "items": _WHOLE, "description": "Bad lines of a batch beyond the first 1,000"},
+        "batch_id": _TEXT,
     },
 }
 _LOG: Final = _object(
@@ -136,6 +162,10 @@ SCHEMAS: Final[dict[str, Json]] = {
     "Job": _JOB,
     "JobPage": _object(
         {"jobs": {"type": "array", "items": {"$ref": "#/components/schemas/Job"}}, "next_cursor": _TEXT_OR_NULL}
+    ),
+    "Batch": _BATCH,
+    "BatchPage": _object(
+        {"batches": {"type": "array", "items": {"$ref": "#/components/schemas/Batch"}}, "next_cursor": _TEXT_OR_NULL}
     ),
     "Log": _LOG,
     "Notification": _NOTIFICATION,

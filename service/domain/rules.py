@@ -4,6 +4,7 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from typing import Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -13,6 +14,8 @@ from service.domain.catalogue import ERRORS_MAX, CallbackUrl, Metadata, Order
 from service.domain.errors import FieldError
 from service.domain.inputs import InputBytes, split_input
 from service.domain.parsing import NOT_JSON, flaws, loads, pointer
+
+BASE64_SLACK_BYTES: Final = 2**16  # data: prefixes, padding, white space around
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,11 @@ class Rules:
     max_body_bytes: int
     max_input_bytes: int
 
+    @property
+    def max_order_bytes(self) -> int:
+        """The most that an order with all its images in base64 can have."""
+        return self.max_body_bytes + self.max_input_bytes * 4 // 3 + BASE64_SLACK_BYTES
+
     def order(self, body: object, size_bytes: int, caller: str, *, line: bool = False) -> Order | Mistakes:
         """The order that parsed JSON spells, which came as so many bytes. Total. `line`: it may have a `custom_id`."""
         if size_bytes > self.max_body_bytes and _bare_bytes(body) > self.max_body_bytes:
@@ -61,6 +69,8 @@ class Rules:
 
     def line(self, raw: bytes, caller: str) -> tuple[object, Order | Mistakes]:
         """A line of a batch, as parsed JSON and as an order. Total."""
+        if len(raw) > self.max_order_bytes:
+            return None, _too_large(f"A line may have {self.max_order_bytes} bytes, its input images included.")
         body = loads(raw)
         if body is NOT_JSON:
             return None, Mistakes([FieldError("", "Is not JSON in UTF-8")])

@@ -336,10 +336,14 @@ class Store:
         ids: Any = await self._redis.zrange(self._prefix + name, after, "-", desc=True, bylex=True, offset=0, num=limit)
         return [_text(id_) for id_ in ids]
 
-    async def members(self, batch_id: str, after: str | None, limit: int) -> list[str]:
+    async def batch_ids(self, caller: str | None, before: str | None, limit: int) -> list[str]:
+        """Ids of batches, newest first; `caller` None: of all."""
+        return await self._ids(f"batches@{caller}" if caller else "batches", before, limit)
+
+    async def members(self, batch_id: str, after: str | None, limit: int, status: Status | None = None) -> list[str]:
         """Ids of a batch's jobs in the order of its lines."""
         start: Any = f"({after}" if after else "-"
-        name = f"{self._prefix}jobs#{batch_id}"
+        name = f"{self._prefix}jobs#{batch_id}" + (f":{status}" if status else "")
         ids: Any = await self._redis.zrange(name, start, "+", bylex=True, offset=0, num=limit)
         return [_text(id_) for id_ in ids]
 
@@ -374,6 +378,14 @@ class Store:
         """The oldest id that the stream still has."""
         oldest: Any = await self._redis.xrange(self._prefix + "events", count=1)
         return _text(oldest[0][0]) if oldest else None
+
+    async def events_dropped(self) -> bool:
+        """Whether the stream has ever had more than it has now."""
+        try:
+            told: Any = await self._redis.xinfo_stream(self._prefix + "events")
+        except ResponseError:  # no such key
+            return False
+        return int(told["entries-added"]) > int(told["length"])
 
     async def events(self, after: str, *, block_s: float = 0, most: int = 500) -> list[Entry]:
         """Transitions after an id; waits up to `block_s` for the first (0: does not wait)."""

@@ -623,8 +623,8 @@ class MemoryStore(Store):
         ids = sorted(self.memory.zsets[name], reverse=True)
         return [job_id for job_id in ids if before is None or job_id < before][:limit]
 
-    async def members(self, batch_id: str, after: str | None, limit: int) -> list[str]:
-        ids = sorted(self.memory.zsets[f"jobs#{batch_id}"])
+    async def members(self, batch_id: str, after: str | None, limit: int, status: Status | None = None) -> list[str]:
+        ids = sorted(self.memory.zsets[f"jobs#{batch_id}" + (f":{status}" if status else "")])
         return [job_id for job_id in ids if after is None or job_id > after][:limit]
 
     async def _jobs(self, ids: Any) -> list[Job]:
@@ -642,6 +642,9 @@ class MemoryStore(Store):
 
     async def first_event(self) -> str | None:
         return self.memory.events[0].eid if self.memory.events else None
+
+    async def events_dropped(self) -> bool:
+        return False
 
     async def events(self, after: str, *, block_s: float = 0, most: int = 500) -> list[Entry]:
         """Waits for nobody: `block_s` is the real store's."""

@@ -20,7 +20,15 @@ from service.domain.view import view
 from service.storage.bucket import Bucket
 from tests.serving import NOWHERE, settings_of
 
-ALL = (*openapi.HEALTH, openapi.METRICS, openapi.CALLBACK, *openapi.API, *NOTIFICATIONS, *openapi.ABOUT_ITSELF)
+ALL = (
+    *openapi.HEALTH,
+    openapi.METRICS,
+    openapi.CALLBACK,
+    *openapi.API,
+    *NOTIFICATIONS,
+    *openapi.BATCHES,
+    *openapi.ABOUT_ITSELF,
+)
 
 
 @pytest.fixture
