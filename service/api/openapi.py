@@ -166,10 +166,8 @@ BATCHES: Final = (
         {202: ("Accepted", BATCH), 200: ("Known by its key", BATCH)},
         (
             KEY,
-            query("callback_url", {"type": "string", "pattern": WEB_URL}, "Of an NDJSON batch"),
-            query(
-                "metadata", {"type": "string", "contentMediaType": "application/json"}, "Of an NDJSON batch, in JSON"
-            ),
+            query("callback_url", {"type": "string", "pattern": WEB_URL}, "If the body cannot say it"),
+            query("metadata", {"type": "string", "contentMediaType": "application/json"}, "The same, in JSON"),
         ),
         body=ref("BatchOrder"),
         rows="A job a line, as in `jobs`: at most 50,000 lines and 200 MB",

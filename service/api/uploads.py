@@ -59,26 +59,27 @@ class Uploads:
 
     async def create(self, request: Request, caller: str) -> Response:
         """Sealed (202): the batch survives whatever dies from here on. Killed before: the same key asks again."""
+        in_query = _in_query(request)
+        extras = self._extras(in_query, caller)
         match media_type(request.scope):
             case "application/x-ndjson":
-                extras = self._extras(_in_query(request), caller)
                 async with self._room.place(request):
                     return await self._take(request.stream(), extras, request, caller)
             case "application/json":
                 async with self._orders.room.place(request):
-                    jobs, extras = await self._listed(request, caller)
+                    jobs, extras = await self._listed(request, in_query, caller)
                     return await self._take(_rows(jobs), extras, request, caller)
         raise ProblemError(415, "unsupported_media_type", f"A batch comes as {JSON} or {NDJSON}.")
 
-    async def _listed(self, request: Request, caller: str) -> tuple[list[object], Extras]:
-        """The lines, the last one first, and the rest of a body in JSON."""
+    async def _listed(self, request: Request, in_query: dict[str, object], caller: str) -> tuple[list[object], Extras]:
+        """The lines, the last one first, and the rest of a body in JSON, which wins over the query."""
         body, _ = await self._orders.parsed(request)
         if not isinstance(body, dict):
             raise _mistakes([FieldError("", "Input should be an object")])
         jobs = body.pop("jobs", None)
         if not isinstance(jobs, list):
             raise _mistakes([FieldError("/jobs", "Input should be a list of jobs")])
-        extras = self._extras(body, caller)
+        extras = self._extras(in_query | body, caller)
         jobs.reverse()
         return jobs, extras
 

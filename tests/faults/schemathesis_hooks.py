@@ -16,6 +16,7 @@ BEYOND: Final = {
     (r"/aspect_ratio", r"Input should be between 21:9 and 9:21"): "a quotient",
     (r"/width", r"Width times height should be at most \d+ pixels"): "a product",
     (r"/metadata", r"Input should be at most 16 KiB as compact JSON"): "a size in bytes",
+    (r"/metadata", r"Is not JSON in UTF-8|Input should be a valid dictionary"): "JSON inside a query parameter",
     (r"/callback_url", r"Is not called: .*"): "which addresses are public",
     (r"/.*", r"Holds half of a surrogate pair|Has a name that is not Unicode text"): "JSON allows it, Unicode does not",
     (
@@ -47,4 +48,6 @@ def _is_listed(mistake: dict[str, str]) -> bool:
 
 def _is_a_float(mistake: dict[str, str], body: Any) -> bool:
     name = mistake["pointer"].removeprefix("/")
+    if isinstance(body, dict) and "line" in mistake:  # of a batch
+        body = body["jobs"][int(mistake["line"]) - 1]
     return mistake["detail"] == NOT_WHOLE and isinstance(body, dict) and isinstance(body.get(name), float)

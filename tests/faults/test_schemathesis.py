@@ -18,8 +18,8 @@ pytest_plugins = ["tests.fixtures_s3"]
 pytestmark = pytest.mark.processes
 
 COMMAND: Final = Path(sys.executable).with_name("schemathesis")
-# The stream of a job that waits, and that of a caller, have no end; tests/http/test_events.py reads them.
-ENDLESS: Final = ("streamJob", "streamEvents")
+# The streams of a job or a batch that waits, and that of a caller, have no end; tests/http/test_events.py reads them.
+ENDLESS: Final = ("streamJob", "streamBatch", "streamEvents")
 OURS: Final = "positive_data_acceptance"  # schemathesis_hooks.py asks the same, with its exceptions
 SEED: Final = 7  # of the small run, which is the same each time: one worker, no --workers
 SMALL: Final = ("--phases", "coverage,fuzzing", "--max-examples", "10")
