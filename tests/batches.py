@@ -61,8 +61,9 @@ class Worker:
         await self.look(batch_id)
         return await self.desk.store.several(await self.desk.store.members(batch_id, None, 1000))
 
-    async def end(self, job: Job, event: events.Event) -> None:
-        ended = await move(self.desk, job.id, event)
+    async def end(self, job: Job, *happened: events.Event) -> None:
+        """What happened, then its sidecar; of a job that has ended already the sidecar alone."""
+        ended = await move(self.desk, job.id, *happened)
         key, told = layout.sidecar_key(job.id), json.dumps(view(ended)).encode()
         await self.bucket.put_bytes(key, told, content_type="application/json", metadata={"job-id": job.id})
         await move(self.desk, job.id, events.SidecarWritten())

@@ -155,7 +155,8 @@ class Events:
     async def _kept_since(self, moment: str) -> bool:
         """Whether no event after this moment has been dropped from the stream."""
         first = await self._store.first_event()
-        return first is None or order(first) <= order(moment) or not await self._store.events_dropped()
+        reaches = first is not None and order(first) <= order(moment)
+        return reaches or not await self._store.events_dropped()
 
     async def _resumable(self, after: str) -> bool:
         """Whether all that came after this id is still in the stream, and the id itself is not from its future."""
