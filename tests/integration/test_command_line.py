@@ -134,6 +134,20 @@ def test_a_wait_that_is_broken_off_says_how_to_go_on(house: House) -> None:
     assert told(house, "jobs", "cancel", made["id"])["status"] == "cancelled"
 
 
+def test_the_readmes_python_runs_as_it_stands(house: House) -> None:
+    house.control(latency_s=0.5, latency_spread_s=0)
+    section = (ROOT / "README.md").read_text("utf-8").partition("### From Python\n")[2].partition("\n### ")[0]
+    examples = re.findall(r"^```python\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    for example in examples:
+        argv = [sys.executable, "-c", example]
+        ran = subprocess.run(
+            argv, cwd=ROOT, env=environment(house), capture_output=True, text=True, timeout=WITHIN_S, check=False
+        )
+        assert ran.returncode == 0, ran.stderr
+        assert "succeeded" in ran.stdout
+    assert examples
+
+
 def test_commands_that_speak_http_load_no_server_and_no_redis() -> None:
     code = "import sys, service.commands.jobs, service.commands.batches, service.commands.why; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
