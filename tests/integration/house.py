@@ -136,7 +136,7 @@ class House:
 
     def fsck(self) -> dict[str, list[str]]:
         """What `python -m service fsck` finds, by kind: nothing, whatever died."""
-        argv = [sys.executable, "-c", "import sys; from service.commands.fsck import main; sys.exit(main(['--json']))"]
+        argv = [sys.executable, "-m", "service", "fsck", "--json"]
         told = subprocess.run(argv, env=self.stack.environment, cwd=ROOT, capture_output=True, text=True, check=False)
         assert told.returncode in (0, 1), told.stderr
         findings: dict[str, list[str]] = json.loads(told.stdout)["findings"]
