@@ -10,6 +10,7 @@ export UV_PYTHON_DOWNLOADS := never
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@echo "  .venv/bin/python -m service --help   jobs, batches, why: the command line of a service that runs"
 
 setup: ## make .venv from requirements.lock; at once if it is up to date
 	@sh deploy/local/setup.sh $(PYTHON)

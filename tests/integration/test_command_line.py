@@ -134,6 +134,21 @@ def test_a_wait_that_is_broken_off_says_how_to_go_on(house: House) -> None:
     assert told(house, "jobs", "cancel", made["id"])["status"] == "cancelled"
 
 
+def test_a_file_of_orders_is_submitted_watched_and_read(house: House, tmp_path: Path) -> None:
+    order = {"model": "flux-pro-1.1", "width": 256, "height": 256}
+    file = tmp_path / "orders.ndjson"
+    file.write_text(
+        "".join(json.dumps(order | {"prompt": f"a shore, {n}", "custom_id": str(n)}) + "\n" for n in (1, 2))
+    )
+    made = told(house, "batches", "submit", str(file), "--key", "shore")
+    assert told(house, "batches", "submit", "-", "--key", "shore", stdin=file.read_text())["id"] == made["id"]
+    assert "100%" in seen(house, "batches", "watch", made["id"])
+    rows = [json.loads(row) for row in run(house, "batches", "manifest", made["id"]).stdout.splitlines()]
+    assert [(row["custom_id"], row["status"]) for row in rows] == [("1", "succeeded"), ("2", "succeeded")]
+    file.write_text(json.dumps(order | {"prompt": "x", "width": 1}) + "\n")
+    assert "line 1 /width" in run(house, "batches", "submit", str(file), code=2).stderr
+
+
 def test_the_readmes_python_runs_as_it_stands(house: House) -> None:
     house.control(latency_s=0.5, latency_spread_s=0)
     section = (ROOT / "README.md").read_text("utf-8").partition("### From Python\n")[2].partition("\n### ")[0]

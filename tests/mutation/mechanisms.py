@@ -387,4 +387,18 @@ MECHANISMS: Final = (
         "good = [] if any(job.error for job in jobs) else jobs",
         "tests/http/test_images.py::test_of_several_images_those_that_came_are_given_and_the_others_named",
     ),
+    Mechanism(
+        "what strangers wrote moves no cursor",
+        "service/commands/screen.py",
+        'return "".join("�" if unicodedata.category(c)[0] == "C" else c for c in " ".join(str(text).split()))',
+        "return str(text)",
+        "tests/unit/test_command_words.py::test_what_strangers_wrote_moves_no_cursor",
+    ),
+    Mechanism(
+        "the token of a local run is sent nowhere else",
+        "service/commands/caller.py",
+        'if not token and url.rstrip("/") == local.get("SERVICE_URL"):',
+        "if not token:",
+        "tests/unit/test_command_words.py::test_the_token_of_a_run_is_for_its_own_address_alone",
+    ),
 )
