@@ -61,8 +61,10 @@ class Front(Process):
         request = _request(body, headers=[(b"idempotency-key", key.encode())])
         return await self._answer("order", lambda: self._jobs.create(request, caller))
 
-    async def upload(self, caller: str, key: str, rows: Sequence[bytes]) -> tuple[int, bytes] | None:
-        return await self._answer("upload", lambda: self._take_in(caller, key, rows))
+    async def upload(
+        self, caller: str, key: str, rows: Sequence[bytes], callback_url: str | None = None
+    ) -> tuple[int, bytes] | None:
+        return await self._answer("upload", lambda: self._take_in(caller, key, rows, callback_url))
 
     async def cancel_batch(self, caller: str, batch_id: str) -> tuple[int, bytes] | None:
         return await self._answer("cancel batch", lambda: self._cancel_batch(batch_id))
@@ -70,14 +72,14 @@ class Front(Process):
     async def retry_batch(self, caller: str, batch_id: str) -> tuple[int, bytes] | None:
         return await self._answer("retry batch", lambda: self._retry_batch(caller, batch_id))
 
-    async def _take_in(self, caller: str, key: str, rows: Sequence[bytes]) -> Response:
+    async def _take_in(self, caller: str, key: str, rows: Sequence[bytes], callback_url: str | None) -> Response:
         begun = await self._intake.begin(caller, key)
         if not isinstance(begun, Upload):
             return JSONResponse({"id": begun.known_id}, 200 if begun.began is Began.KNOWN else 503)
         try:
             for row in rows:
                 await begun.add(row)
-            return self._sealed(*await begun.seal({}, None))
+            return self._sealed(*await begun.seal({}, callback_url))
         except UploadLost:
             return JSONResponse({}, 503)
 

@@ -174,3 +174,25 @@ def end_faults(
     succeeded = any(job["status"] == "succeeded" for job in told)
     if there[0].endswith("_SUCCESS") != succeeded and not any(line in deleted for line in batch["lines"]):
         yield f"its marker is {there[0]}, its manifest says otherwise"
+
+
+def notice_faults(wanted: Iterable[str], letters: Sequence[Row]) -> Iterable[str]:
+    """Who wants to hear of a job or batch hears of it, at least once, in one wording under one id, and not before the
+    bucket tells of it.
+
+    `wanted`: ids of what is over. `letters`: what receivers were sent: about (the id), webhook_id, body (its
+    digest), taken (they said so), early (nothing lay in the bucket yet).
+    """
+    told: defaultdict[str, list[Row]] = defaultdict(list)
+    for letter in letters:
+        told[letter["about"]].append(letter)
+        if letter["early"]:
+            yield f"{letter['about']}: told before its sidecar was there"
+    for about in wanted:
+        if not any(letter["taken"] for letter in told[about]):
+            yield f"{about}: its caller was told {len(told[about])} times, and heard none of them"
+    for about, rows in told.items():
+        if len({(row["webhook_id"], row["body"]) for row in rows}) > 1:
+            yield f"{about}: told in more than one way"
+    if len({row["webhook_id"] for row in letters}) < len({row["about"] for row in letters}):
+        yield "two notifications share an id"

@@ -19,6 +19,8 @@ from service.domain.rules import Rules
 from service.intake import Intake
 from service.metrics import Metrics
 from service.parsers import WebhookKey
+from service.seals import Seals
+from service.secret import Secret
 from service.storage.bucket import Bucket
 from service.storage.connection import RedisError
 from service.storage.desk import Desk
@@ -28,6 +30,7 @@ from service.tokens import CallbackKeys
 from tests.sim.bucket import Shelf, SimBucket, digest
 from tests.sim.memory import MemoryStore
 from tests.sim.provider import Provider, Reply
+from tests.sim.receiver import Receiver, SimCourier
 from tests.sim.world import Cut, Process, World
 from workers import batches, collect, submit, sweep
 from workers.batches import Binder
@@ -37,6 +40,7 @@ from workers.download import DownloadFailure, FailureKind
 from workers.fetch import Fetched, Fetcher
 from workers.flux import Flux
 from workers.images import Image, NotAnImage
+from workers.notify import Notifier
 from workers.pull import Puller
 from workers.submit import Submitter
 from workers.sweep import Sweep
@@ -48,7 +52,8 @@ METRICS: Final = Metrics()
 KEYS: Final = CallbackKeys((WebhookKey("k1", b"k" * 32),))
 MEBIBYTE: Final = 2**20
 NOWHERE: Final = HostList.parse("", any_public=True)
-RULES: Final = Rules(frozenset(), NOWHERE, (), max_body_bytes=MEBIBYTE, max_input_bytes=MEBIBYTE)
+SECRETS: Final = {name: (Secret("whsec_" + "QUJD" * 10),) for name in ("alice", "bob")}
+RULES: Final = Rules(frozenset(), NOWHERE, SECRETS, max_body_bytes=MEBIBYTE, max_input_bytes=MEBIBYTE)
 STEPS_AT_ONCE: Final = 6
 _JOB: ContextVar[str] = ContextVar("job")  # whose bell is being answered: the ledger's word, not the service's
 
@@ -74,6 +79,7 @@ class Town:
     shelf: Shelf
     provider: Provider
     terms: Terms
+    receiver: Receiver
     bells_lost: float = 0.0
     bells_doubled: float = 0.0
     bells_late: float = 0.0
@@ -186,6 +192,8 @@ class Worker(Process):
             self.start(self._serve(Queue.SUBMIT, self.submitter.run))
             self.start(self._serve(Queue.COLLECT, self.collector.run))
         self.start(self._serve("batches", self.binder.run))
+        for _ in range(STEPS_AT_ONCE):
+            self.start(self._serve("notify", self.notifier.run))
         if sweeps:
             self.start(self._guard(self.sweep.run()))
 
@@ -225,6 +233,7 @@ class Worker(Process):
         intake = Intake(desk.store, inputs, RULES, clock)
         binding = batches.Terms(lease_s=terms.lease_s, temp_dir=Path(tempfile.gettempdir()))
         self.binder = Binder(desk, bucket, inputs, intake, clock, binding)
+        self.notifier = Notifier(desk, bucket, SimCourier(self, town.receiver), SECRETS, Seals(()), clock, dice)
 
     async def _serve(self, queue: str, step: Callable[[str], Awaitable[None]]) -> None:
         while True:

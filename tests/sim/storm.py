@@ -19,6 +19,7 @@ BATCHES: Final = 2
 LINES: Final = 3
 HEALED_WITHIN_S: Final = 2400.0
 IMAGE: Final = base64.b64encode(b"\x89PNG\r\n\x1a\n an input").decode()
+HOOK: Final = "https://caller.example/hook"
 MODELS: Final = ("flux-dev", "flux-dev", "flux-pro-1.1", "flux-kontext-max")
 CALLERS: Final = ("alice", "bob")
 PARTS: Final = ("store", "bell", "bucket", "flux", "pull")
@@ -113,6 +114,7 @@ class Storm:
         weather.lost_answers = dice.choice([0.0, 0.0, 0.02, 0.1])
         weather.hangs = dice.choice([0.0, 0.3])
         town = self.sim.town
+        town.receiver.refuses = (0.0, 0.3, 1.0)[self.seed % 3]
         town.bells_lost, town.bells_doubled, town.bells_late = (dice.choice([0.0, 0.1, 0.5]) for _ in range(3))
 
     def _clear(self) -> None:
@@ -120,6 +122,7 @@ class Storm:
         sim = self.sim
         sim.world.weather.clear()
         sim.town.bells_lost = sim.town.bells_doubled = sim.town.bells_late = 0.0
+        sim.town.receiver.refuses = 0.0
         sim.provider.manners = Manners(takes_s=(2.0, 6.0), cap=sim.provider.manners.cap)
         for worker in sim.workers.values():
             worker.doom = worker.faint = None
@@ -135,6 +138,8 @@ class Storm:
         more: dict[str, Any] = {"priority": dice.choice(["high", "normal", "normal", "low"])}
         if dice.random() < 0.2:
             more["deadline_s"] = dice.choice([5, 30, 200])
+        if number % 3 == 0:
+            more["callback_url"] = HOOK
         job_id = await sim.order(f"picture {number}", caller=caller, model=dice.choice(MODELS), **more)
         if dice.random() < 0.1:
             await sim.order(f"picture {number}", caller=caller, **more)
@@ -167,6 +172,7 @@ class Storm:
         caller = dice.choice(CALLERS)
         prompts = [f"batch {number}, line {line}" for line in range(LINES)]
         more = {"image_prompt": IMAGE} if dice.random() < 0.2 else {"model": dice.choice(MODELS)}
+        more |= {"callback_url": HOOK} if number % 2 else {}
         batch_id = await sim.upload(f"batch {number}", *prompts, caller=caller, **more)
         if dice.random() < 0.2:
             await sim.upload(f"batch {number}", *prompts, caller=caller, **more)

@@ -17,6 +17,7 @@ from service.domain.job import Job
 from tests.sim.loop import run
 from tests.sim.provider import Manners
 from tests.sim.staff import Terms
+from tests.sim.storm import HOOK
 from tests.sim.town import Sim
 from tests.sim.world import Crash, When, entropy
 
@@ -82,6 +83,14 @@ async def batch_retried(sim: Sim) -> None:
     await sim.retry_batch(batch_id)
 
 
+async def order_and_be_told(sim: Sim) -> None:
+    await sim.order("a lighthouse", callback_url=HOOK)
+
+
+async def batch_and_be_told(sim: Sim) -> None:
+    await sim.upload("spring", "a lighthouse", callback_url=HOOK)
+
+
 EITHER: Final = frozenset({"succeeded", "failed"})
 SCENARIOS: Final = (
     Scenario("called back", 34, order),
@@ -98,6 +107,8 @@ SCENARIOS: Final = (
     Scenario("a batch with an input image", 60, batch_with_an_input),
     Scenario("a batch, cancelled", 47, batch_cancelled, frozenset({"succeeded", "cancelled"})),
     Scenario("a batch, its failed line retried", 121, batch_retried, EITHER, first=("moderated",)),
+    Scenario("told of", 39, order_and_be_told),
+    Scenario("a batch, told of", 60, batch_and_be_told),
     Scenario("outcome unknown", 100, order, EITHER, first=("garbled",), manners=Manners(call_lost=1.0)),
 )
 

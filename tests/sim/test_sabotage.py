@@ -73,6 +73,15 @@ def no_wait_for_the_last_job_of_a_batch(sim: Sim) -> None:
     sim.world.memory.run = impatient  # type: ignore[method-assign]  # sabotage
 
 
+def no_notification_with_the_write_that_ends_a_job(sim: Sim) -> None:
+    verb_run = sim.world.memory.run
+
+    def silent(verb: str, a: Mapping[str, Any], fields: Mapping[str, str]) -> list[Any]:
+        return verb_run(verb, {name: value for name, value in a.items() if name != "notify"}, fields)
+
+    sim.world.memory.run = silent  # type: ignore[method-assign]  # sabotage
+
+
 @pytest.mark.parametrize(
     "sabotage",
     [
@@ -81,6 +90,7 @@ def no_wait_for_the_last_job_of_a_batch(sim: Sim) -> None:
         no_wait_for_an_unknown_outcome,
         no_cap,
         no_wait_for_the_last_job_of_a_batch,
+        no_notification_with_the_write_that_ends_a_job,
     ],
     ids=lambda sabotage: str(sabotage.__name__),
 )

@@ -13,6 +13,7 @@ from tests.sim.bucket import Shelf, digest
 from tests.sim.front import Front
 from tests.sim.memory import MemoryStore
 from tests.sim.provider import Manners, Provider, Task
+from tests.sim.receiver import Receiver
 from tests.sim.staff import Terms, Town, Worker
 from tests.sim.world import Crash, Process, World, entropy
 
@@ -39,7 +40,8 @@ class Sim:
         self.world = World(dice, crashes=crashes)
         self.shelf = Shelf()
         self.provider = Provider(self.world, random.Random(dice.random()), manners)
-        self.town = Town(self.world, self.shelf, self.provider, terms)
+        self.receiver = Receiver(self.shelf, random.Random(2))
+        self.town = Town(self.world, self.shelf, self.provider, terms, self.receiver)
         self.store = MemoryStore(self.world.memory, terms.limits)
         self.skews_ms = skews_ms
         self.deafening = False  # with each death all bells are lost
@@ -65,10 +67,12 @@ class Sim:
         self.world.answers.append({"to": "order", "status": status, "job_id": job_id, "key": key, "caller": caller})
         return job_id
 
-    async def upload(self, key: str, *prompts: str, caller: str = CALLER, **body: Any) -> str:
-        """The id of the accepted batch."""
+    async def upload(
+        self, key: str, *prompts: str, caller: str = CALLER, callback_url: str | None = None, **body: Any
+    ) -> str:
+        """The id of the accepted batch; `callback_url` is the whole batch's."""
         rows = [json.dumps({"model": "flux-dev", "prompt": prompt} | body).encode() for prompt in prompts]
-        status, answer = await self._insist(lambda: self.front.upload(caller, key, rows))
+        status, answer = await self._insist(lambda: self.front.upload(caller, key, rows, callback_url))
         batch_id: str = json.loads(answer)["id"]
         self.uploads.append({"key": (caller, key), "id": batch_id, "prompts": list(prompts), "status": status})
         return batch_id
@@ -166,6 +170,7 @@ class Sim:
             deleted=self.deleted,
         )
         found += crowds(self.provider.tasks.values(), self.town.terms.limits.max_in_flight)
+        found += history.notice_faults(self._to_be_told(), self.receiver.letters)
         found += [f"{rows} of {batch_id} became no jobs" for batch_id, rows in memory.lines.items() if rows]
         found += [f"{memory.folded} lines are thought to wait"] if memory.folded else []
         for name in ("slots", "ripe", "due", *(name for name in memory.zsets if name.startswith(("slots:", "wait:")))):
@@ -176,6 +181,12 @@ class Sim:
             f"{job_id}: no sidecar" for job_id in memory.jobs if not any(f"{job_id}.json" in key for key in things)
         ]
         return found
+
+    def _to_be_told(self) -> list[str]:
+        """Jobs and batches that are over, and whose callers want to hear of it."""
+        memory = self.world.memory
+        jobs = [job_id for job_id in memory.jobs if self.job(job_id).callback_url]
+        return jobs + [id_ for id_, row in memory.batches.items() if json.loads(row["body"])["callback_url"]]
 
     def members(self, batch_id: str) -> list[str]:
         """The jobs that the batch has or had, in the order of its lines."""

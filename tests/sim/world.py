@@ -23,7 +23,7 @@ When = Literal["before", "after"]
 EPOCH_MS: Final = 1_800_000_000_000
 CALM_S: Final = 0.001
 TASKS_KEPT: Final = 100
-DEADLINES_S: Final = {"store": 5.0, "bell": 5.0, "bucket": 60.0, "flux": 30.0, "pull": 60.0}
+DEADLINES_S: Final = {"store": 5.0, "bell": 5.0, "bucket": 60.0, "flux": 30.0, "pull": 60.0, "post": 15.0}
 
 
 class Cut(Exception):
