@@ -135,6 +135,7 @@ def test_a_wait_that_is_broken_off_says_how_to_go_on(house: House) -> None:
 
 
 def test_a_file_of_orders_is_submitted_watched_and_read(house: House, tmp_path: Path) -> None:
+    house.control(latency_s=0.5, latency_spread_s=0)
     order = {"model": "flux-pro-1.1", "width": 256, "height": 256}
     file = tmp_path / "orders.ndjson"
     file.write_text(
