@@ -172,7 +172,7 @@ async def _build(settings: Settings, stack: AsyncExitStack, alone: str) -> House
         binder=Binder(desk, bucket, inputs, intake, clock, binding),
         notifier=await _notifier(settings, stack, desk, bucket, clock, dice),
         intake=intake,
-        handover=Handover(desk, intake, lambda name: CALLER.fullmatch(name) is not None),
+        handover=Handover(desk, intake, bucket, lambda name: CALLER.fullmatch(name) is not None),
     )
 
 

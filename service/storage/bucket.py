@@ -14,9 +14,10 @@ import hashlib
 import re
 import secrets
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from threading import Event
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CHUNK_BYTES: Final = 64 * 1024
+PART_BYTES: Final = 4 * 2**20
 PAGE_KEYS: Final = 1000  # the most that ListObjectsV2 gives
 PROBE: Final = b"a probe that may be deleted"
 
@@ -141,6 +143,14 @@ class Bucket:
     async def get_bytes(self, key: str, max_bytes: int) -> bytes | None:
         """The object's bytes; None if there is none, or one of more than `max_bytes` (`head` tells which)."""
         return await self._run("get", lambda over: self._read(key, max_bytes, over, b"".join))
+
+    async def parts(self, facts: ObjectFacts) -> AsyncIterator[bytes]:
+        """The object that `head` told of, PART_BYTES at a time; each read has a deadline of its own.
+
+        BucketUnavailable also if it is another object by then.
+        """
+        for start in range(0, facts.size_bytes, PART_BYTES):
+            yield await self._run("get", partial(self._read_part, facts, start))
 
     async def hash_object(self, key: str, max_bytes: int) -> tuple[str, int] | None:
         """(SHA-256 in hex, size in bytes) of what a reader would get, read and let go; None as in `get_bytes`."""
@@ -269,6 +279,12 @@ class Bucket:
             if answer["ContentLength"] > max_bytes:
                 return None
             return fold(_until(over, body.iter_chunks(CHUNK_BYTES)))
+
+    def _read_part(self, facts: ObjectFacts, start: int, over: Event) -> bytes:
+        part = f"bytes={start}-{min(start + PART_BYTES, facts.size_bytes) - 1}"
+        answer = self._client.get_object(**self._config.where(facts.key), Range=part, IfMatch=facts.etag)
+        with closing(answer["Body"]) as body:
+            return b"".join(_until(over, body.iter_chunks(CHUNK_BYTES)))
 
     def _list(self, prefix: str, limit: int, over: Event, after: str | None = None) -> list[str]:
         keys: list[str] = []
