@@ -401,4 +401,32 @@ MECHANISMS: Final = (
         "if not token:",
         "tests/unit/test_command_words.py::test_the_token_of_a_run_is_for_its_own_address_alone",
     ),
+    Mechanism(
+        "nothing stays of an upload that was cut",
+        "service/api/uploads.py",
+        "        await _abandoned(upload)\n        raise\n",
+        "        raise\n",
+        "tests/http/test_batch_uploads.py::test_who_is_cut_off_may_begin_anew_at_once",
+    ),
+    Mechanism(
+        "key and lines of a batch",
+        "service/api/uploads.py",
+        "if not comparison.same(extras.metadata or {}, extras.callback_url):",
+        "if False:",
+        "tests/http/test_batch_uploads.py::test_the_same_key_and_lines_are_the_same_batch",
+    ),
+    Mechanism(
+        "one upload at a time with a key",
+        "service/storage/lua/batches.lua",
+        "if call('EXISTS', key) == 1 then return {'busy'",
+        "if false then return {'busy'",
+        "tests/contract/test_batches.py::test_a_key_belongs_to_one_upload_at_a_time_and_then_to_its_batch",
+    ),
+    Mechanism(
+        "one object from its first part to its last",
+        "service/storage/bucket.py",
+        "Range=part, IfMatch=facts.etag)",
+        "Range=part)",
+        "tests/integration/test_handover.py::test_an_object_that_changes_while_it_is_read_is_not_taken",
+    ),
 )
