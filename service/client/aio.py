@@ -85,8 +85,8 @@ class AsyncClient:
     async def image_url(self, job_id: str) -> str:
         return await self._run(self._talks.link(job_id))
 
-    def events(self, job_id: str | None = None, *, after: str | None = None) -> AsyncIterator[Event]:
-        return self._read(Events(job_id, self._patience, after))
+    def events(self, id_: str | None = None, *, after: str | None = None) -> AsyncIterator[Event]:
+        return self._read(Events(id_, self._patience, after))
 
     # ---- batches -------------------------------------------------------------------------------------------------
 

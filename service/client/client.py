@@ -98,9 +98,9 @@ class Client:
         """A link that needs no token and lives for minutes."""
         return self._run(self._talks.link(job_id))
 
-    def events(self, job_id: str | None = None, *, after: str | None = None) -> Iterator[Event]:
-        """Transitions of one job until its last, or of all your jobs for ever; `after` an event's id."""
-        return self._read(Events(job_id, self._patience, after))
+    def events(self, id_: str | None = None, *, after: str | None = None) -> Iterator[Event]:
+        """Transitions of one job or batch until its last, or of all that are yours for ever; `after` an event's id."""
+        return self._read(Events(id_, self._patience, after))
 
     # ---- batches -------------------------------------------------------------------------------------------------
 

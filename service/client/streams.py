@@ -9,7 +9,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 
 from .core import Answer, Ask, Lost, Patience, again, path_of, redirected
 from .errors import ServiceError, Unreachable
-from .shapes import ENDED, Event, Job
+from .shapes import BATCH_ENDED, ENDED, Event, Job
 
 T = TypeVar("T")
 
@@ -94,11 +94,12 @@ class Reading(Generic[T]):
 
 
 class Events(Reading[Event]):
-    """Server-sent events (WHATWG, section 9.2), from behind `after` on. A job's own stream is over with its end."""
+    """Server-sent events (WHATWG, section 9.2), from behind `after` on. The stream of a job or a batch ends with it."""
 
-    def __init__(self, job_id: str | None, patience: Patience, after: str | None) -> None:
-        super().__init__(path_of("jobs", job_id, "events") if job_id else "/v1/events", patience)
-        self._ends = job_id is not None
+    def __init__(self, id_: str | None, patience: Patience, after: str | None) -> None:
+        kind = "batches" if id_ and id_.startswith("batch_") else "jobs"
+        super().__init__(path_of(kind, id_, "events") if id_ else "/v1/events", patience)
+        self._of = id_
         self._last = after or ""
         self._fields: dict[str, str] = {}
 
@@ -127,7 +128,7 @@ class Events(Reading[Event]):
         self._last = fields.get("id", self._last)
         data = _json(fields["data"])
         event = Event(self._last, fields.get("event", "message"), data if isinstance(data, dict) else {})
-        self.over = self._ends and str(event.data.get("status")) in ENDED
+        self.over = event.data.get("id") == self._of and str(event.data.get("status")) in ENDED | BATCH_ENDED
         return [event]
 
 

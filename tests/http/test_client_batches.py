@@ -37,6 +37,17 @@ def darkroom(fake: FakeService) -> Iterator[Client]:
 # ---- batches -----------------------------------------------------------------------------------------------------
 
 
+def test_a_batchs_events_go_on_over_its_jobs_ends_until_its_own(fake: FakeService, darkroom: Client) -> None:
+    lines = [("1-0", "job.succeeded", "job_1", "succeeded"), ("2-0", "batch.completed", "batch_1", "completed")]
+    texts = [
+        f"id: {eid}\nevent: {kind}\ndata: {json.dumps({'id': id_, 'batch_id': 'batch_1', 'status': status})}\n\n"
+        for eid, kind, id_, status in lines
+    ]
+    fake.script["GET /v1/batches/batch_1/events"] = [Reply(200, texts[0].encode()), Reply(200, texts[1].encode())]
+    assert [event.type for event in darkroom.events("batch_1")] == ["job.succeeded", "batch.completed"]
+    assert [asked.headers.get("last-event-id") for asked in fake.asked] == [None, "1-0"]
+
+
 def test_orders_are_sent_line_by_line_with_a_key_of_their_own(fake: FakeService, darkroom: Client) -> None:
     fake.script["POST /v1/batches"] = [told(BATCH, 202)]
     batch = darkroom.submit_batch((order for order in ORDERS), metadata={"season": "spring"})
