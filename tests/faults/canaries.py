@@ -17,6 +17,8 @@ from tests.integration.house import House
 PROMPT: Final = "canary-prompt-3f9c"
 IMAGE_TEXT: Final = "canary-input-image-7d1e"
 IMAGE: Final = base64.b64encode(b"\x89PNG\r\n\x1a\n" + IMAGE_TEXT.encode()).decode()
+HOOK_SECRET: Final = "canary-flux-webhook-secret-5b2a"
+HOOK_PATH: Final = "canary-flux-webhook-path-91c4"
 REDIS_WITHIN_S: Final = 10.0
 
 Heaps = dict[str, str]
@@ -37,7 +39,8 @@ class Canaries:
             "WEBHOOK_KEYS": {base64.b64encode(key.key).decode(), key.key.hex()},
             "S3 secret key": {stack.store.secret_key},
             "Redis password": {stack.redis.password},
-            "NOTIFY_SECRETS": {secret.reveal() for secret in settings.notify_secrets["alice"]},
+            "NOTIFY_SECRETS": {each.reveal() for keys in settings.notify_secrets.values() for each in keys},
+            "webhook of a Flux client": {HOOK_SECRET, HOOK_PATH},
             "input image": {IMAGE, IMAGE_TEXT},
             "prompt": {PROMPT},
         }

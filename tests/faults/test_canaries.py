@@ -12,6 +12,8 @@ import pytest
 
 from deploy.local.stack import Stack
 from tests.faults.canaries import (
+    HOOK_PATH,
+    HOOK_SECRET,
     IMAGE,
     PROMPT,
     Canaries,
@@ -28,9 +30,14 @@ from tests.integration.house import House
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(240)]
 
+RECEIVER: Final = "http://127.0.0.1:9"  # nobody is there, so that each notification fails and says why
 USER: Final = {
     "API_TOKENS": f"admin:canary-admin-{'a' * 32},alice:canary-alice-{'b' * 32}",
-    "NOTIFY_SECRETS": "alice:whsec_" + base64.b64encode(b"canary-notify-secret-0123456789ab").decode(),
+    "NOTIFY_SECRETS": ",".join(
+        f"{name}:whsec_" + base64.b64encode(b"canary-notify-secret-of-" + name.encode() * 2).decode()
+        for name in ("alice", "admin")
+    ),
+    "NOTIFY_HOSTS": RECEIVER.removeprefix("http://"),
     "LOG_LEVEL": "debug",
     "UNKNOWN_WAIT_S": "1",
 }
@@ -51,7 +58,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 def test_no_secret_is_where_it_must_not_be(house: House) -> None:
     canaries = Canaries(house)
     told, waiting = in_the_queues(house)
-    ids = [waiting, *(ordered(house, kind) for kind in KINDS)]
+    ids = [waiting, *(ordered(house, kind, callback_url=f"{RECEIVER}/") for kind in KINDS), ordered_as_flux(house)]
     stuck = ordered(house, "[stuck]")
     told |= refusals(house, stuck)
     house.http.post(f"/v1/jobs/{stuck}/cancel").raise_for_status()
@@ -112,6 +119,13 @@ def refusals(house: House, stuck: str) -> Heaps:
 
 def pages(house: House) -> Heaps:
     return {path: house.http.get(path).text for path in ("/metrics", "/readyz", "/healthz", "/openapi.json", "/docs")}
+
+
+def ordered_as_flux(house: House) -> str:
+    """With a webhook and a secret of the client's own."""
+    body = {"prompt": PROMPT, "webhook_url": f"{RECEIVER}/{HOOK_PATH}", "webhook_secret": HOOK_SECRET}
+    job_id: str = house.http.post("/flux/v1/flux-pro-1.1", json=body).raise_for_status().json()["id"]
+    return job_id
 
 
 def ordered(house: House, kind: str, **more: Any) -> str:
