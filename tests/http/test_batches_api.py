@@ -7,12 +7,13 @@ from typing import Any
 import httpx
 import pytest
 
+from service.client import AsyncClient, ServiceError
 from service.domain import events, layout
 from service.storage.bucket import Bucket
 from service.storage.desk import Desk
 from service.storage.store import PREFIX
-from tests.batches import NDJSON, Worker, named
-from tests.serving import Serving, person
+from tests.batches import NDJSON, ORDER, Worker, named
+from tests.serving import PEOPLE, Serving, person
 
 pytest_plugins = ["tests.fixtures_web", "tests.fixtures_s3", "tests.fixtures_batches"]
 pytestmark = [pytest.mark.anyio, pytest.mark.processes]
@@ -186,3 +187,23 @@ async def test_a_batch_without_a_failure_has_no_retry(buyer: httpx.AsyncClient, 
     answer = await buyer.post(f"/v1/batches/{batch_id}/retry")
     assert (answer.status_code, answer.json()["code"]) == (409, "not_retryable")
     assert (await desk.store.figures()).due == 0
+
+
+# ---- with our own client -----------------------------------------------------------------------------------------
+
+
+async def test_the_client_and_the_routes_mean_the_same(shop: Serving, worker: Worker) -> None:
+    orders = [ORDER | {"custom_id": f"c{number}"} for number in range(3)]
+    async with AsyncClient(shop.url, PEOPLE["alice"]) as darkroom:
+        with pytest.raises(ServiceError) as refusal:
+            await darkroom.submit_batch([orders[0], {"model": "flux-dev"}])
+        assert [(error["line"], error["pointer"]) for error in refusal.value.errors] == [(2, "/prompt")]
+        batch = await darkroom.submit_batch(orders, key="k", metadata={"n": 1})
+        assert (await darkroom.submit_batch(orders, key="k", metadata={"n": 1}))["id"] == batch["id"]
+        assert [job["id"] async for job in darkroom.manifest(batch["id"])] == []
+        await worker.fail_all(batch["id"])
+        assert [seen["status"] async for seen in darkroom.watch(batch["id"])] == ["completed"]
+        assert [job["custom_id"] async for job in darkroom.manifest(batch["id"])] == ["c0", "c1", "c2"]
+        retry = await darkroom.retry_batch(batch["id"])
+        assert (retry["retry_of"], retry["total"]) == (batch["id"], 3)
+        assert (await darkroom.cancel_batch(retry["id"]))["status"] == "cancelled"

@@ -1,8 +1,7 @@
-"""Batches through the queue: the example in deploy/examples, run by a Python that cannot import us."""
+"""Batches through the queue: the example in deploy/examples, run by a Python that has rq and nothing of ours."""
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,14 +14,16 @@ from tests.integration.house import House
 
 pytestmark = pytest.mark.processes
 
-EXAMPLE: Final = Path(__file__).parents[2] / "deploy" / "examples" / "batch_through_the_queue.py"
+ROOT: Final = Path(__file__).parents[2]
+PYTHON: Final = ROOT / ".venv-clients" / "bin" / "python"
+EXAMPLE: Final = ROOT / "deploy" / "examples" / "batch_through_the_queue.py"
 WITHIN_S: Final = 150.0
 
 
 def run(house: House, *arguments: str) -> tuple[int, Any]:
     """`-I`: neither the directory nor PYTHONPATH lends it our code."""
     done = subprocess.run(
-        [sys.executable, "-I", str(EXAMPLE), *arguments],
+        [str(PYTHON), "-I", str(EXAMPLE), *arguments],
         env={"REDIS_URL": house.stack.addresses.redis_url},
         cwd="/",
         capture_output=True,
@@ -69,3 +70,17 @@ def test_what_is_wrong_with_a_batch_is_the_entrys_result(house: House) -> None:
     assert [error["pointer"] for error in told["errors"]] == ["/surprise", "/caller"]
     assert enqueued(house, "no-batch", "nonsense")["errors"][0]["detail"] == "Input should be an object"
     assert house.ledger()["submissions"] == [row for row in house.ledger()["submissions"] if row["prompt"] != "a boat"]
+
+
+def test_a_batch_in_the_bucket_is_handed_over_by_its_key(house: House) -> None:
+    orders = [{"model": "flux-pro-1.1", "prompt": f"a barge, study {n}", "width": 256, "height": 256} for n in range(3)]
+    body = b"".join(json.dumps(order).encode() + b"\n" for order in orders)
+    house.s3.put_object(Bucket=house.bucket, Key="uploads/barges.ndjson", Body=body)
+    told = enqueued(house, "barges", {"caller": "catalogue", "key": "uploads/barges.ndjson"})
+    marker = layout.marker_key(told["batch_id"], ok=True)
+    house.await_that(lambda: house.keys(marker) == {marker}, WITHIN_S)
+    jobs = [json.loads(row) for row in house.bytes(layout.manifest_key(told["batch_id"])).splitlines()]
+    house.audit(jobs)
+    assert list(house.purchases(jobs).values()) == [1, 1, 1]
+    told = enqueued(house, "no-barges", {"caller": "catalogue", "key": "uploads/nothing.ndjson"})
+    assert told["errors"][0]["pointer"] == "/key"
