@@ -1,34 +1,32 @@
 """The HTTP process of a simulated system: the real endpoints, without the wire."""
 
 import asyncio
-import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, cast
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
+from service.api.batches import Batches
 from service.api.endings import Endings
 from service.api.jobs import Jobs
 from service.api.orders import Orders
 from service.api.past import Past
+from service.api.past_batches import PastBatches
 from service.api.problems import ProblemError
 from service.api.reader import Reader
+from service.api.uploads import Uploads
 from service.api.waiting import Waiting
 from service.api.webhooks import Webhooks
-from service.domain import layout
-from service.domain.batch import LINES_MOST, Batch, BatchStatus
-from service.domain.job import Status
-from service.intake import Intake, Upload, UploadLost
+from service.intake import Intake
 from service.metrics import Metrics
-from service.storage.batches import Began, Enrolled
+from service.recovery import Recovery
 from service.storage.bucket import Bucket
 from service.storage.connection import RedisError
 from service.storage.inputs import Inputs
 from service.storage.objects import BucketError
-from service.storage.terms import Bell
 from tests.sim.bucket import SimBucket
 from tests.sim.staff import KEYS, MEBIBYTE, RULES, Town, desk_of
 from tests.sim.world import Process
@@ -50,11 +48,12 @@ class Front(Process):
         inputs = Inputs(desk.store, bucket, MEBIBYTE)
         past = Past(desk.store, bucket)
         orders = Orders(RULES)
-        self._desk = desk
-        self._intake = Intake(desk.store, inputs, RULES, self.clock)
         waiting = Waiting(desk.store, Reader(desk.store), self.clock, 60.0)
         self._jobs = Jobs(desk, bucket, past, waiting, orders, inputs, self.clock)
         self._endings = Endings(desk, past, inputs, self.clock)
+        batches = PastBatches(desk.store, bucket)
+        self._uploads = Uploads(desk, Intake(desk.store, inputs, RULES, self.clock), orders, batches, METRICS)
+        self._batches = Batches(desk, bucket, batches, waiting, Recovery(desk.store, self.clock))
         self._webhooks = Webhooks(desk, KEYS, METRICS)
 
     async def order(self, caller: str, key: str, body: bytes) -> tuple[int, bytes] | None:
@@ -64,50 +63,16 @@ class Front(Process):
     async def upload(
         self, caller: str, key: str, rows: Sequence[bytes], callback_url: str | None = None
     ) -> tuple[int, bytes] | None:
-        return await self._answer("upload", lambda: self._take_in(caller, key, rows, callback_url))
+        headers = [(b"idempotency-key", key.encode()), (b"content-type", b"application/x-ndjson")]
+        query = urlencode({"callback_url": callback_url} if callback_url else {}).encode()
+        request = _request(b"\n".join(rows), headers=headers, query=query)
+        return await self._answer("upload", lambda: self._uploads.create(request, caller))
 
     async def cancel_batch(self, caller: str, batch_id: str) -> tuple[int, bytes] | None:
-        return await self._answer("cancel batch", lambda: self._cancel_batch(batch_id))
+        return await self._answer("cancel batch", lambda: self._batches.cancel(_request(batch_id=batch_id), caller))
 
     async def retry_batch(self, caller: str, batch_id: str) -> tuple[int, bytes] | None:
-        return await self._answer("retry batch", lambda: self._retry_batch(caller, batch_id))
-
-    async def _take_in(self, caller: str, key: str, rows: Sequence[bytes], callback_url: str | None) -> Response:
-        begun = await self._intake.begin(caller, key)
-        if not isinstance(begun, Upload):
-            return JSONResponse({"id": begun.known_id}, 200 if begun.began is Began.KNOWN else 503)
-        try:
-            for row in rows:
-                await begun.add(row)
-            return self._sealed(*await begun.seal({}, callback_url))
-        except UploadLost:
-            return JSONResponse({}, 503)
-
-    async def _cancel_batch(self, batch_id: str) -> Response:
-        return JSONResponse({}, 200 if await self._desk.store.batches.cancel(batch_id) else 409)
-
-    async def _retry_batch(self, caller: str, batch_id: str) -> Response:
-        """409: it is not over yet; 422: nothing of it failed."""
-        store = self._desk.store
-        batch = await store.batches.get(batch_id)
-        if batch is None or not batch.marked:
-            return JSONResponse({}, 409)
-        ids = await store.members(batch_id, None, LINES_MOST)
-        failed = [job.id for job in await store.several(ids) if job.status is Status.FAILED]
-        if not failed:
-            return JSONResponse({}, 422)
-        again = layout.new_id("batch", self.clock.now_ms(), secrets.token_bytes(layout.ENTROPY_BYTES))
-        await store.batches.open(again, caller, None)
-        if not await store.batches.stage_retries(again, caller, failed):
-            return JSONResponse({}, 503)
-        whole = Batch(again, caller, BatchStatus.RUNNING, total=len(failed), retry_of=batch_id)
-        return self._sealed(*await store.batches.enroll(whole))
-
-    def _sealed(self, enrolled: Enrolled, batch_id: str) -> Response:
-        if enrolled is Enrolled.GONE:
-            return JSONResponse({}, 503)
-        self._desk.ring([Bell("batches", batch_id)])
-        return JSONResponse({"id": batch_id}, 202)
+        return await self._answer("retry batch", lambda: self._batches.retry(_request(batch_id=batch_id), caller))
 
     async def cancel(self, caller: str, job_id: str) -> tuple[int, bytes] | None:
         return await self._answer("cancel", lambda: self._endings.cancel(_request(job_id=job_id), caller))
@@ -142,7 +107,7 @@ class Front(Process):
         try:
             response = await call()
         except ProblemError as error:
-            return error.status, b""
+            return error.status, error.code.encode()
         except HTTPException as error:
             return error.status_code, b""
         except (RedisError, BucketError, TimeoutError):

@@ -69,6 +69,7 @@ class Task:
     fate: str
     urls: list[float] = field(default_factory=list)  # when each was given out
     odd: bool = False
+    late: bool = False  # posted by a process that had slept meanwhile: its job was no longer being submitted
 
 
 class Provider:
@@ -148,6 +149,8 @@ class Provider:
             ends_s=now_s + self._dice.uniform(*m.takes_s),
             fate=fates[0] if fates else "ready",
         )
+        row = self.world.memory.jobs.get(job_id)
+        task.late = row is None or row["status"] != "submitting"
         self.tasks[task.id] = task
         self.ledger.append({"job_id": job_id, "provider_id": task.id, "at_s": now_s})
         if m.calls and task.webhook_url and task.fate != "never":

@@ -188,10 +188,10 @@ class Storm:
 
     async def _retry_batch(self, batch_id: str, caller: str, dice: random.Random) -> None:
         for _ in range(30):
-            status, again = await self.sim.retry_batch(batch_id, caller=caller)
+            again, refusal = await self.sim.retry_batch(batch_id, caller=caller)
             if again and dice.random() < 0.3:
                 await self._cancel_batch(again, caller, dice)
-            if status != 409:
+            if refusal != "not_ended":
                 return
             await asyncio.sleep(dice.uniform(1, 30))
 

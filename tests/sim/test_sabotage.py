@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import pytest
 
-from tests.sim.front import Front
 from tests.sim.loop import run
 from tests.sim.provider import Manners
 from tests.sim.staff import Terms
@@ -125,46 +124,3 @@ def put_by_two_who_stopped_before(*, once: bool) -> list[str]:
 def test_without_put_once_a_late_process_replaces_a_sealed_image() -> None:
     assert put_by_two_who_stopped_before(once=True) == []
     assert ["P3" in fault for fault in put_by_two_who_stopped_before(once=False)] == [True]
-
-
-def sealed_by_two_after_one_stopped(sabotage: Callable[[Sim], None]) -> list[str]:
-    """An HTTP process stops before it seals an upload, its caller sends it again to another, and the first wakes."""
-
-    async def main() -> list[str]:
-        sim = Sim(random.Random(1), Manners(), Terms())
-        sabotage(sim)
-        sleeper = sim.front
-        sleeper.faint = ("store.enroll", 200.0)
-        first = sim.world.outside(sim.upload("spring", "a lighthouse"))
-        await asyncio.sleep(1)
-        sim.front = Front(sim.town, "front-2")
-        await first
-        await asyncio.sleep(400)
-        await sim.until(sim.quiet, 600)
-        assert sim.world.tally["store.enroll"] == 2
-        return sim.faults()
-
-    with entropy(random.Random(1)):
-        return run(main)
-
-
-def test_without_the_lease_of_an_upload_a_late_process_seals_it_a_second_time() -> None:
-    assert sealed_by_two_after_one_stopped(lambda _: None) == []
-    assert any("P5" in fault for fault in sealed_by_two_after_one_stopped(uploads_held_for_ever))
-
-
-def uploads_held_for_ever(sim: Sim) -> None:
-    memory, verb_run = sim.world.memory, sim.world.memory.run
-
-    def careless(verb: str, a: Mapping[str, Any], fields: Mapping[str, str]) -> list[Any]:
-        if verb == "enroll":
-            memory.uploads[a["caller"], a["idem"]] = (a["id"], memory.now_ms() + 1000)
-        if verb == "attend":  # and nothing clears them away
-            return (
-                ["none", memory.now_ms(), []]
-                if memory.batches[a["id"]]["status"] == "staging"
-                else verb_run(verb, a, fields)
-            )
-        return verb_run(verb, a, fields)
-
-    sim.world.memory.run = careless  # type: ignore[method-assign]  # sabotage

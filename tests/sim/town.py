@@ -3,7 +3,7 @@
 import asyncio
 import json
 import random
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Final
 
 from service.domain.job import Job
@@ -73,6 +73,9 @@ class Sim:
         """The id of the accepted batch; `callback_url` is the whole batch's."""
         rows = [json.dumps({"model": "flux-dev", "prompt": prompt} | body).encode() for prompt in prompts]
         status, answer = await self._insist(lambda: self.front.upload(caller, key, rows, callback_url))
+        while answer == b"in_progress":  # nobody may have heard of the end of the upload before
+            await asyncio.sleep(AGAIN_S)
+            status, answer = await self._insist(lambda: self.front.upload(caller, key, rows, callback_url))
         batch_id: str = json.loads(answer)["id"]
         self.uploads.append({"key": (caller, key), "id": batch_id, "prompts": list(prompts), "status": status})
         return batch_id
@@ -80,10 +83,10 @@ class Sim:
     async def cancel_batch(self, batch_id: str, *, caller: str = CALLER) -> int:
         return (await self._insist(lambda: self.front.cancel_batch(caller, batch_id)))[0]
 
-    async def retry_batch(self, batch_id: str, *, caller: str = CALLER) -> tuple[int, str | None]:
-        """The status, and the id of the batch that retries what failed."""
+    async def retry_batch(self, batch_id: str, *, caller: str = CALLER) -> tuple[str, str]:
+        """The id of the batch that retries what failed, and empty; or the reverse: why there is none."""
         status, answer = await self._insist(lambda: self.front.retry_batch(caller, batch_id))
-        return status, json.loads(answer)["id"] if status == 202 else None
+        return (json.loads(answer)["id"], "") if status in (200, 202) else ("", answer.decode())
 
     async def cancel(self, job_id: str, *, caller: str = CALLER) -> int:
         return (await self._insist(lambda: self.front.cancel(caller, job_id)))[0]
@@ -169,7 +172,8 @@ class Sim:
             objects={key: thing.data for key, thing in things.items()},
             deleted=self.deleted,
         )
-        found += crowds(self.provider.tasks.values(), self.town.terms.limits.max_in_flight)
+        known = [task for task in self.provider.tasks.values() if task.id in memory.tasks and not task.late]
+        found += crowds(known, self.town.terms.limits.max_in_flight)
         found += history.notice_faults(self._to_be_told(), self.receiver.letters)
         found += [f"{rows} of {batch_id} became no jobs" for batch_id, rows in memory.lines.items() if rows]
         found += [f"{memory.folded} lines are thought to wait"] if memory.folded else []
@@ -210,14 +214,14 @@ class Sim:
             self.world.bugs.append(f"{job_id}: succeeded without an object")
 
 
-def crowds(tasks: Iterable[Task], cap: int) -> Iterable[str]:
+def crowds(tasks: Sequence[Task], cap: int) -> Iterable[str]:
     """Of how many jobs the provider had tasks at once, where that was more than the cap (0: none).
 
-    Of jobs, not of tasks: one that was posted again after an unknown outcome keeps its slot for both.
+    Of jobs, not of tasks: one that was posted again after an unknown outcome keeps its slot for both. What nobody
+    heard of, and what a process posted that was stopped between its last look and its POST, no count can hold back.
     """
-    known = list(tasks)
-    for task in known if cap else ():
-        there = {each.job_id for each in known if each.born_s <= task.born_s < each.ends_s}
+    for task in tasks if cap else ():
+        there = {each.job_id for each in tasks if each.born_s <= task.born_s < each.ends_s}
         if len(there) > cap:
             yield f"{len(there)} jobs had tasks outstanding when {task.id} was accepted, and there are {cap} slots"
 
