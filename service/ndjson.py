@@ -51,7 +51,7 @@ class Splitter:
     def _line(self) -> Iterator[bytes]:
         line = bytes(self._rest)
         self._rest.clear()
-        if not line.strip():
+        if len(line) <= self._max_bytes and not line.strip():
             self._empty = min(self._empty + 1, LINES_MOST + 1)  # with more there are too many lines anyway
             return
         for _ in range(self._empty):
