@@ -32,6 +32,7 @@ LEASE_S: Final = DEADLINE_S + 5
 TOLD_BYTES_MAX: Final = 4 * 2**20
 LINK_S: Final = 24 * 3600  # life of the link in a notification of the provider's shape, whose own die in ten minutes
 GONE: Final = 410
+DELETED: Final = "deleted"  # nothing is left to tell
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ class Notifier:
         """What to send; or a Reply that nobody gave, where it cannot be sent. Raises BucketError."""
         told = await self._told(notice.id)
         if told is None:
-            return Reply(GONE, "deleted")
+            return Reply(error=DELETED)
         if notice.hook:
             hook = self._seals.open(notice.hook)
             if hook is None:
@@ -145,7 +146,7 @@ class Notifier:
         """What the reply means, and after how long the next try comes, if there is one. A redirect is a failure."""
         if reply.status is not None and 200 <= reply.status < 300:
             return NoticeState.DELIVERED, 0.0
-        if reply.status == GONE:
+        if reply.status == GONE or reply.error == DELETED:
             return NoticeState.OFF, 0.0
         left_s = LASTS_S - (notice.now - notice.since) / 1000
         if left_s <= 0:

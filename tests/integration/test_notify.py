@@ -198,6 +198,18 @@ async def test_a_deleted_job_is_told_of_no_more(bench: Bench, receiver: Receiver
     assert receiver.letters == []
 
 
+async def test_what_is_in_neither_the_bucket_nor_redis_any_more_is_told_to_nobody(
+    bench: Bench, receiver: Receiver
+) -> None:
+    async with bench.steps(**settings(receiver)) as at:
+        job_id = await cancelled(at, receiver.url)
+        await at.house.redis.delete(f"{PREFIX}job:{job_id}")
+        bench.s3.delete_object(Bucket=bench.bucket, Key=layout.sidecar_key(job_id))
+        notice = await notified(at, job_id)
+    assert (notice.state, notice.attempts[0].error) == (NoticeState.OFF, "deleted")
+    assert receiver.letters == []
+
+
 async def test_the_callers_of_a_batch_are_told_what_its_marker_tells(bench: Bench, receiver: Receiver) -> None:
     async with bench.steps(**settings(receiver)) as at:
         upload_id = await sealed(at, lines("a boat"))
