@@ -193,9 +193,8 @@ async def test_a_store_that_hangs_keeps_nobody_from_being_rung_for(bench: Bench)
         bench.steps() as at,
         bench.steps(s3_endpoint_url=way.url, sweep_interval_s=0.01) as slow,
     ):
-        job = await done(bench, at)
-        await at.house.desk.store.bury(job, busy_s=HOUR_S)
-        await at.house.desk.store.plan("erase", job.id, 0)
+        for number in range(5):  # one after the other they would hang for minutes
+            await at.house.desk.store.plan("erase", order_of(f"deleted {number}").id, 0)
         way.stall()
         sweeping = asyncio.create_task(slow.house.sweep.run())
         await comes(lambda: way.connections > 0)
@@ -203,7 +202,6 @@ async def test_a_store_that_hangs_keeps_nobody_from_being_rung_for(bench: Bench)
         async with asyncio.timeout(RUNG_WITHIN_S):
             while await at.bells(Queue.SUBMIT) == 0:
                 assert not sweeping.done()
-        assert objects(bench, job) == 3, "the chore still hangs"
         way.resume()
         slow.house.sweep.stop()
         await sweeping
