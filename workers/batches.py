@@ -101,10 +101,7 @@ class Binder:
     async def _retry_lines(self, batch: Batch) -> None:
         """Each line is a job that failed: it gets its retry, unless it has got another one meanwhile."""
         number, job_ids = await self._batches.peek(batch.id, RETRIES_AT_ONCE)
-        cancelled = batch.status is BatchStatus.CANCELLED
-        made = [
-            not cancelled and await self._retry(batch, number + offset, job_id) for offset, job_id in enumerate(job_ids)
-        ]
+        made = [await self._retry(batch, number + offset, job_id) for offset, job_id in enumerate(job_ids)]
         await self._batches.turn(batch.id, number, len(made), made.count(False))
 
     async def _retry(self, batch: Batch, number: int, job_id: str) -> bool:
@@ -118,6 +115,8 @@ class Binder:
             if old.retried_by is not None:  # by us, before this process's predecessor died, or by somebody else
                 known = await self._desk.store.get(old.retried_by)
                 return known is not None and known.batch_id == batch.id
+            if batch.status is BatchStatus.CANCELLED:
+                return False
             new = successor(old, new_id)
             request = await self._inputs.copy(old, new_id) if new else None
             if new is None or request is None:
