@@ -86,6 +86,36 @@ async def test_before_the_seal_there_is_no_job_and_no_batch_in_any_list(store: S
     assert await ids(store) == []
 
 
+async def test_what_is_being_cleared_away_is_not_sealed_by_a_caller_that_was_only_slow(store: Store) -> None:
+    await store.batches.open(ID, "alice", None)
+    assert await store.batches.stage(ID, "alice", None, lines(2))
+    await store.plan("batch", ID, 0)
+    assert await store.batches.attend(ID, 12.0)
+    assert not await store.batches.stage(ID, "alice", None, [])
+    whole = Batch(ID, "alice", BatchStatus.RUNNING, total=2, hash="h")
+    assert (await store.batches.enroll(whole))[0] is Enrolled.GONE
+    await store.batches.discard(ID)
+    assert await store.batches.get(ID) is None
+
+
+async def test_a_key_under_which_a_batch_is_uploaded_is_no_jobs(store: Store) -> None:
+    await store.batches.open(ID, "alice", "key")
+    job = line(0, OTHER).job
+    assert (await store.create(job, idempotency=Idempotency("key", "body"))).outcome is Outcome.CONFLICT
+    assert (await store.create(job, idempotency=Idempotency("another", "body"))).outcome is Outcome.CREATED
+    await store.batches.stage(ID, "alice", "key", lines(1))
+    whole = Batch(ID, "alice", BatchStatus.RUNNING, total=1, hash="h", key="key")
+    assert (await store.batches.enroll(whole))[0] is Enrolled.ENROLLED
+
+
+async def test_a_batch_that_has_left_redis_is_not_retried(store: Store) -> None:
+    await store.batches.open(OTHER, "alice", None)
+    await store.batches.stage_retries(OTHER, "alice", [line(0).job.id])
+    whole = Batch(OTHER, "alice", BatchStatus.RUNNING, total=1, hash="h", retry_of=ID)
+    assert (await store.batches.enroll(whole))[0] is Enrolled.GONE
+    assert await store.batches.get(ID) is None
+
+
 async def test_a_sealed_batch_unfolds_into_its_lines_in_their_order(store: Store) -> None:
     staged = lines(5)
     assert await enroll(store, staged) == (Enrolled.ENROLLED, ID)

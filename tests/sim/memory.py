@@ -114,6 +114,8 @@ class Memory(Batched, Rebuilt, Noticed):
         known = self.keys.get((a["caller"], a["idem"])) if "idem" in a else None
         if known and known[2] > self.now:
             return ["replayed" if known[0] == a["idem_hash"] else "conflict", self.now, [], known[1]]
+        if "idem" in a and self.uploads.get((a["caller"], a["idem"]), ("", 0))[1] > self.now:
+            return ["conflict", self.now, [], ""]
         if "retry_of" in a:
             old = self.jobs.get(a["retry_of"], {})
             if old.get("retried_by"):

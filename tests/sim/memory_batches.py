@@ -68,8 +68,11 @@ class Batched:
         self.due[f"batch:{a['id']}"] = self.now + a["lease_ms"]
         return ["opened", self.now, []]
 
-    def _staged(self, batch_id: str) -> bool:
+    def _unsealed(self, batch_id: str) -> bool:
         return self.batches.get(batch_id, {}).get("status") == "staging"
+
+    def _staged(self, batch_id: str) -> bool:
+        return self._unsealed(batch_id) and "lapsed" not in self.batches[batch_id]
 
     def _uploads_it(self, a: Args) -> bool:
         holder, until = self.uploads.get((a["caller"], a.get("idem", "")), ("", 0))
@@ -89,15 +92,18 @@ class Batched:
 
     def enroll(self, a: Args, _: object) -> Reply:
         row = self.batches.get(a["id"])
-        if row is not None and not self._staged(a["id"]):
+        if row is not None and not self._unsealed(a["id"]):
             return ["already", self.now, []]
-        if row is None or len(self.lines[a["id"]]) != a["total"] or not self._uploads_it(a):
+        whole = self._staged(a["id"]) and len(self.lines[a["id"]]) == a["total"]
+        if row is None or not whole or not self._uploads_it(a):
             return ["gone", self.now, []]
         most = self.cfg["backlog_max"]
         if most > 0 and "retry_of" not in a and self.backlog() + a["total"] > most:
             return ["full", self.now, []]
         if "retry_of" in a:
-            old = self.batches.setdefault(a["retry_of"], {})
+            old = self.batches.get(a["retry_of"])
+            if old is None:
+                return ["gone", self.now, []]
             if "retried_by" in old:
                 return ["retried", self.now, [], old["retried_by"]]
             old["retried_by"] = a["id"]
@@ -123,7 +129,7 @@ class Batched:
 
     def discard(self, a: Args, _: object) -> Reply:
         row = self.batches.get(a["id"], {})
-        if row and not self._staged(a["id"]):
+        if row and not self._unsealed(a["id"]):
             return ["kept", self.now, []]
         place = (row.get("caller", ""), row.get("idem", ""))
         if self.uploads.get(place, ("", 0))[0] == a["id"]:
@@ -152,6 +158,8 @@ class Batched:
         if self.batches.get(a["id"], {"marked": "1"}).get("marked") == "1":
             self._unplan(a["id"])
             return ["none", self.now, []]
+        if self._unsealed(a["id"]):
+            self.batches[a["id"]]["lapsed"] = "1"
         self.due[member] = self.now + a["lease_ms"]
         self.zsets["rung"].pop(member, None)
         return ["attended", self.now, []]

@@ -2,9 +2,10 @@
 
 local SAFETY_BATCH_MS = 60000 -- a batch that waits for its jobs is looked at this often even if every wake-up was lost
 
-local function uploading(caller, key) return P .. 'upload:' .. caller .. ':' .. key end
+local function unsealed(id) return call('HGET', P .. 'batch:' .. id, 'status') == 'staging' end
 
-local function staged(id) return call('HGET', P .. 'batch:' .. id, 'status') == 'staging' end
+-- An upload that goes on: once somebody has begun to clear it away, a caller that was only slow must not seal the rest.
+local function staged(id) return unsealed(id) and call('HEXISTS', P .. 'batch:' .. id, 'lapsed') == 0 end
 
 -- An upload begins; its key is held by a lease. opened | known (by whom, with which body) | busy (for how long)
 function verbs.open_batch()
@@ -44,7 +45,7 @@ end
 -- The whole file is here: from this write on there is a batch. enrolled | already | known | full | gone | retried
 function verbs.enroll()
   local key = P .. 'batch:' .. a.id
-  if call('EXISTS', key) == 1 and not staged(a.id) then return {'already', int(now), {}} end
+  if call('EXISTS', key) == 1 and not unsealed(a.id) then return {'already', int(now), {}} end
   if not staged(a.id) or call('LLEN', P .. 'lines:' .. a.id) ~= a.total then return {'gone', int(now), {}} end
   if a.idem and call('GET', uploading(a.caller, a.idem)) ~= a.id then return {'gone', int(now), {}} end
   if cfg.backlog_max > 0 and not a.retry_of and backlog() + a.total > cfg.backlog_max then
@@ -52,6 +53,7 @@ function verbs.enroll()
   end
   if a.retry_of then
     local old = P .. 'batch:' .. a.retry_of
+    if call('EXISTS', old) == 0 then return {'gone', int(now), {}} end
     local known = call('HGET', old, 'retried_by')
     if known then return {'retried', int(now), {}, known} end
     call('HSET', old, 'retried_by', a.id)
@@ -73,7 +75,7 @@ end
 -- An upload that did not come to its end leaves nothing: its inputs have gone from the bucket. discarded | kept
 function verbs.discard()
   local key = P .. 'batch:' .. a.id
-  if call('EXISTS', key) == 1 and not staged(a.id) then return {'kept', int(now), {}} end
+  if call('EXISTS', key) == 1 and not unsealed(a.id) then return {'kept', int(now), {}} end
   local r = call('HMGET', key, 'caller', 'idem')
   if r[2] and r[2] ~= '' and call('GET', uploading(r[1], r[2])) == a.id then call('DEL', uploading(r[1], r[2])) end
   call('DEL', key, P .. 'lines:' .. a.id, P .. 'inputs:' .. a.id)
@@ -106,6 +108,7 @@ function verbs.attend()
     for _, name in ipairs({'due', 'rung'}) do call('ZREM', P .. name, member) end
     return {'none', int(now), {}}
   end
+  if unsealed(a.id) then call('HSET', P .. 'batch:' .. a.id, 'lapsed', '1') end
   call('ZADD', P .. 'due', int(now + a.lease_ms), member)
   call('ZREM', P .. 'rung', member)
   return {'attended', int(now), {}}

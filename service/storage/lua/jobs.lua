@@ -53,6 +53,8 @@ end
 -- How many jobs wait for a slot, with those of sealed batches that are not jobs yet.
 local function backlog() return call('ZCARD', P .. 'jobs:queued') + (num(call('GET', P .. 'folded')) or 0) end
 
+local function uploading(caller, key) return P .. 'upload:' .. caller .. ':' .. key end
+
 -- A new job: its record, indexes, due time, idempotency key and place in the queue.
 -- created | already (the call was sent twice) | replayed, conflict (the key is known) | full | retried | stale
 function verbs.create()
@@ -63,6 +65,7 @@ function verbs.create()
       local hash, id = string.match(known, '^(%S+) (%S+)$')
       return {hash == a.idem_hash and 'replayed' or 'conflict', int(now), {}, id}
     end
+    if call('EXISTS', uploading(a.caller, a.idem)) == 1 then return {'conflict', int(now), {}, ''} end
   end
   if a.retry_of then
     local old = call('HMGET', P .. 'job:' .. a.retry_of, 'version', 'retried_by')
