@@ -19,7 +19,7 @@ run: setup ## start the whole system on this machine; Ctrl-C stops it; data stay
 	@$(BIN)/python -m deploy.local.run
 
 test: check clients ## everything but the long proofs: check, then the tests
-	$(BIN)/pytest -n 2 --dist loadfile -m "not processes and not soak"
+	$(BIN)/pytest -n 2 --dist worksteal -m "not processes and not soak"
 	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder -m "processes and not soak" tests/integration tests/faults tests
 
 clients: setup ## make .venv-clients: other people's clients, for the tests of our drop-in interfaces
