@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from service.domain import events as e
 from service.domain import layout
 from service.domain.batch import Batch, BatchStatus
 from service.domain.job import Job, Status
+from service.domain.successor import successor
 from service.intake import Upload
 from service.storage.batches import Enrolled
 from service.storage.store import PREFIX
@@ -38,6 +40,16 @@ async def sealed(at: Steps, rows: Sequence[bytes]) -> str:
     enrolled, batch_id = await (await begun(at, rows)).seal({"season": "spring"}, None)
     assert enrolled is Enrolled.ENROLLED
     return batch_id
+
+
+async def retried(at: Steps, batch_id: str, job: Job) -> str:
+    """A batch that retries this job of another one."""
+    batches = at.house.desk.store.batches
+    retry_id = layout.new_id("batch", 1_800_000_000_000, bytes(10))
+    await batches.open(retry_id, "admin", None)
+    assert await batches.stage_retries(retry_id, "admin", [job.id])
+    await batches.enroll(Batch(retry_id, "admin", BatchStatus.RUNNING, total=1, retry_of=batch_id))
+    return retry_id
 
 
 async def looked_at(at: Steps, batch_id: str) -> Batch:
@@ -139,17 +151,37 @@ async def test_only_the_failed_lines_are_retried_and_what_was_bought_is_taken_ov
         await at.hasten(first.id)
         await at.collect(first.id)
         await looked_at(at, batch_id)
-        store = at.house.desk.store
-        retry_id = layout.new_id("batch", 1_800_000_000_000, bytes(10))
-        await store.batches.open(retry_id, "admin", None)
-        await store.batches.stage_retries(retry_id, "admin", [first.id])
-        await store.batches.enroll(Batch(retry_id, "admin", BatchStatus.RUNNING, total=1, retry_of=batch_id))
+        retry_id = await retried(at, batch_id, first)
         assert (await looked_at(at, retry_id)).rest == 0
         [again] = await jobs_of(at, retry_id)
         assert (again.retry_of, again.batch_id, again.custom_id) == (first.id, retry_id, "a")
         await through(bench, at, again)
         assert (await looked_at(at, retry_id)).marked
         assert [job["custom_id"] for job in manifest(bench, retry_id)] == ["a"]
+
+
+async def test_a_retry_that_is_cancelled_half_way_is_not_over_before_the_jobs_that_it_has(bench: Bench) -> None:
+    async with bench.steps() as at:
+        batch_id = await sealed(at, lines("a"))
+        await looked_at(at, batch_id)
+        [first] = await jobs_of(at, batch_id)
+        await at.tell(first.id, e.DeadlinePassed())
+        await at.hasten(first.id)
+        old = await at.collect(first.id)
+        await looked_at(at, batch_id)
+        retry_id = await retried(at, batch_id, old)
+        new = successor(old, layout.new_id("job", 1_800_000_000_000, bytes(10)))
+        assert new is not None
+        store = at.house.desk.store  # a process made the job, and died before it could say so
+        await store.create(replace(new, batch_id=retry_id), takes_over=old)
+        assert await store.batches.cancel(retry_id)
+        await looked_at(at, retry_id)
+        assert not (await looked_at(at, retry_id)).marked
+        [again] = await jobs_of(at, retry_id)
+        await at.hasten(again.id)
+        assert (await at.collect(again.id)).status is Status.CANCELLED
+        batch = await looked_at(at, retry_id)
+        assert (batch.marked, batch.total, batch.counts[Status.CANCELLED]) == (True, 1, 1)
 
 
 async def test_a_sweep_rings_for_a_batch(bench: Bench) -> None:

@@ -464,4 +464,25 @@ MECHANISMS: Final = (
         "json.dumps([hook.url, hook.secret]).encode()",
         "tests/unit/test_signatures.py",
     ),
+    Mechanism(
+        "jobs that a cancelled retry has",
+        "workers/batches.py",
+        "if old.retried_by is not None:",
+        "if batch.status is BatchStatus.CANCELLED:\n                return False\n            if old.retried_by:",
+        "tests/integration/test_batch_steps.py",
+    ),
+    Mechanism(
+        "no seal of what is cleared away",
+        "service/storage/lua/batches.lua",
+        "  if unsealed(a.id) then call('HSET', P .. 'batch:' .. a.id, 'lapsed', '1') end\n",
+        "",
+        "tests/contract/test_batches.py",
+    ),
+    Mechanism(
+        "key of an upload",
+        "service/storage/lua/jobs.lua",
+        "    if call('EXISTS', uploading(a.caller, a.idem)) == 1 then return {'conflict', int(now), {}, ''} end\n",
+        "",
+        "tests/contract/test_batches.py",
+    ),
 )
