@@ -31,7 +31,7 @@ def named(count: int) -> bytes:
 async def keys(desk: Desk) -> set[str]:
     """What Redis holds, but for what every process leaves there."""
     found: Any = await desk.store._redis.keys(f"{PREFIX}*")
-    return {key.decode().removeprefix(PREFIX) for key in found} - {"events", "ready"}
+    return {key.decode().removeprefix(PREFIX) for key in found} - {"events", "ready", "procs"}
 
 
 async def keys_once(desk: Desk, good: Callable[[set[str]], bool]) -> set[str]:

@@ -8,7 +8,7 @@ import asyncio
 import os
 import re
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -18,23 +18,22 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match, Route
 from starlette.types import ASGIApp, ExceptionHandler, Message, Receive, Scope, Send
 
 from service.api import images, openapi, uploads, webhooks
-from service.api.auth import Door, Endpoint
+from service.api.auth import Door
 from service.api.batches import Batches
+from service.api.checks import checks
 from service.api.endings import Endings
 from service.api.events import Events
 from service.api.flux import OPERATIONS as FLUX
 from service.api.flux import Flux
 from service.api.guard import BodyGuard, BodyLimit, RequestId
-from service.api.health import Check, Health, MetricsPage
+from service.api.health import Health, MetricsPage
 from service.api.jobs import Jobs
 from service.api.listing import Listing
 from service.api.notifications import OPERATIONS as NOTIFICATIONS
 from service.api.notifications import Notifications
-from service.api.openapi import Operation
 from service.api.orders import Orders
 from service.api.past import Past
 from service.api.past_batches import PastBatches
@@ -42,6 +41,7 @@ from service.api.past_life import PastLife
 from service.api.problems import LastResort, exception_handlers, problem, unavailable
 from service.api.reader import BLOCK_S, Reader
 from service.api.reception import Reception
+from service.api.routes import Row, routes
 from service.api.uploads import Uploads
 from service.api.waiting import Waiting
 from service.clock import Clock
@@ -59,7 +59,6 @@ from service.storage.inputs import Inputs
 from service.storage.objects import BucketError
 from service.storage.record import CorruptRecord, NewerRecord
 from service.storage.store import Store
-from service.storage.terms import LOST_SHARE_MOST
 from service.tokens import ApiTokens, CallbackKeys
 from service.wiring import bucket_config, limits, rules
 
@@ -70,8 +69,6 @@ READER_TIMEOUT_S: Final = BLOCK_S + 2.0
 DRAIN_WITHIN_S: Final = 2.0
 
 ORDERS: Final = re.compile(r"(/flux)?/v1/[a-z0-9.-]+|/v1/images/generations")  # where a body may carry images
-
-Row = tuple[Operation, Endpoint]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +111,7 @@ def build(settings: Settings, clock: Clock, bucket: Bucket | None = None) -> Web
     bucket = bucket or Bucket(bucket_config(settings))
     fitness = Fitness(settings, bucket if "api" in settings.serve else None)
     parts = Parts(settings, clock, desk, bucket, Reader(Store(tail, bounds, actor=actor)), Metrics(), fitness)
-    health = Health(_checks(parts), clock)
+    health = Health(checks(settings, desk.store, fitness, bucket), clock)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -142,7 +139,7 @@ def _app(parts: Parts, health: Health, lifespan: Any) -> Starlette:
     rows = _rows(parts, health, orders)
     cap = partial(_body_limit, parts.settings.max_body_bytes, orders.max_bytes)
     app = Starlette(
-        routes=_routes(rows, orders.rules.knows),
+        routes=routes(rows, orders.rules.knows),
         middleware=[
             Middleware(RequestId, clock=parts.clock),
             Middleware(Counted, metrics=parts.metrics),
@@ -154,41 +151,6 @@ def _app(parts: Parts, health: Health, lifespan: Any) -> Starlette:
     )
     app.router.redirect_slashes = False  # a redirect would tell known paths from unknown ones
     return app
-
-
-class ModelRoute(Route):
-    """A path whose `{model}` is one that we know. Any other is an unknown path: `GET /v1/job` is a 404, not a 405."""
-
-    knows: Callable[[str], bool]
-
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        match, child = super().matches(scope)
-        if match is not Match.NONE and not self.knows(child["path_params"].get("model", "")):
-            return Match.NONE, {}
-        return match, child
-
-
-def _routes(rows: list[Row], knows: Callable[[str], bool]) -> list[Route]:
-    """One route a path, so that a 405 names every method that the path takes (RFC 9110, section 15.5.6)."""
-    paths: dict[str, dict[str, Endpoint]] = {}
-    for row, endpoint in rows:
-        paths.setdefault(row.path, {})[row.method.upper()] = endpoint
-    return [_route(path, endpoints, knows) for path, endpoints in paths.items()]
-
-
-def _route(path: str, endpoints: dict[str, Endpoint], knows: Callable[[str], bool]) -> Route:
-    if "{model" not in path:
-        return Route(path, _by_method(endpoints), methods=list(endpoints))
-    route = ModelRoute(path, _by_method(endpoints), methods=list(endpoints))
-    route.knows = knows
-    return route
-
-
-def _by_method(endpoints: dict[str, Endpoint]) -> Endpoint:
-    async def serve(request: Request) -> Response:
-        return await endpoints["GET" if request.method == "HEAD" else request.method](request)
-
-    return serve
 
 
 def _rows(parts: Parts, health: Health, orders: Orders) -> list[Row]:
@@ -269,35 +231,6 @@ def _dropins(parts: Parts, orders: Orders) -> list[Row]:
     waiting = Waiting(store, parts.reader, parts.clock, images.WAIT_S)
     openai = images.Images(tokens, parts.desk, parts.bucket, waiting, orders, reception)
     return [*zip(FLUX, flux.endpoints(), strict=True), (images.OPERATION, openai.endpoint())]
-
-
-def _checks(parts: Parts) -> dict[str, Check]:
-    checks: dict[str, Check] = {
-        "redis": parts.desk.store.writable,
-        "configuration": partial(_configuration, parts),
-        "storage": partial(_storage, parts),
-    }
-    if parts.settings.public_base_url is not None:
-        checks["callbacks"] = partial(_callbacks, parts)
-    return checks | ({"bucket": parts.bucket.check} if "api" in parts.settings.serve else {})
-
-
-async def _configuration(parts: Parts) -> str | None:
-    """What passed at start is not looked at again; what could not be asked then is. What was waved through is said."""
-    await parts.fitness.see()
-    return None if parts.settings.s3_conditional_writes else "S3_CONDITIONAL_WRITES=off: HEAD before PUT"
-
-
-async def _storage(parts: Parts) -> str | None:
-    """Never a reason to be unready: what comes in is safe in Redis, and waits; but nothing is bought meanwhile."""
-    paused = (await parts.desk.store.figures()).storage_s > 0
-    return "submissions pause: images cannot be stored or pulled in time" if paused else None
-
-
-async def _callbacks(parts: Parts) -> str | None:
-    """Never a reason to be unready, since polls find every image; but somebody should look why they do not come."""
-    lost = (await parts.desk.store.callbacks()).lost_share
-    return None if lost <= LOST_SHARE_MOST else f"{lost:.0%} of the last callbacks never came; polling makes up for it"
 
 
 def _body_limit(max_bytes: int, job_bytes: int, scope: Scope) -> BodyLimit:

@@ -7,6 +7,7 @@ URL's credentials are those of Redis, and the sentinels are asked with them firs
 Other rooms take their Redis names from here.
 """
 
+from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -46,6 +47,39 @@ def connect_sync(url: str, *, timeout_s: float, max_connections: int = MAX_CONNE
     return client
 
 
+async def _sent(sending: Awaitable[None]) -> None:
+    """A connection that closed before a write is a RuntimeError of uvloop: it is an outage like any other."""
+    try:
+        await sending
+    except RuntimeError as error:
+        raise redis.ConnectionError(str(error)) from error
+
+
+class _Connection(redis.asyncio.Connection):
+    async def _send_packed_command(self, command: Iterable[bytes]) -> None:
+        await _sent(super()._send_packed_command(command))
+
+
+class _TlsConnection(redis.asyncio.SSLConnection):
+    async def _send_packed_command(self, command: Iterable[bytes]) -> None:
+        await _sent(super()._send_packed_command(command))
+
+
+class _UnixConnection(redis.asyncio.UnixDomainSocketConnection):
+    async def _send_packed_command(self, command: Iterable[bytes]) -> None:
+        await _sent(super()._send_packed_command(command))
+
+
+class _PrimaryConnection(redis.asyncio.sentinel.SentinelManagedConnection):
+    async def _send_packed_command(self, command: Iterable[bytes]) -> None:
+        await _sent(super()._send_packed_command(command))
+
+
+class _TlsPrimaryConnection(redis.asyncio.sentinel.SentinelManagedSSLConnection):
+    async def _send_packed_command(self, command: Iterable[bytes]) -> None:
+        await _sent(super()._send_packed_command(command))
+
+
 class _AsyncSentinelPool(redis.asyncio.sentinel.SentinelConnectionPool, redis.asyncio.BlockingConnectionPool):
     """redis-py's own raises at once when all its connections are in use, and leaves those to the sentinels open."""
 
@@ -74,6 +108,8 @@ class _Kit:
     plain: Any
     tls: Any
     unix: Any
+    primary: Any
+    tls_primary: Any
     sentinel: Any
     sentinel_pool: Any
     retry: Any
@@ -82,9 +118,11 @@ class _Kit:
 _ASYNC: Final = _Kit(
     redis.asyncio.Redis,
     redis.asyncio.BlockingConnectionPool,
-    redis.asyncio.Connection,
-    redis.asyncio.SSLConnection,
-    redis.asyncio.UnixDomainSocketConnection,
+    _Connection,
+    _TlsConnection,
+    _UnixConnection,
+    _PrimaryConnection,
+    _TlsPrimaryConnection,
     redis.asyncio.sentinel.Sentinel,
     _AsyncSentinelPool,
     redis.asyncio.retry.Retry,
@@ -95,6 +133,8 @@ _SYNC: Final = _Kit(
     redis.Connection,
     redis.SSLConnection,
     redis.UnixDomainSocketConnection,
+    redis.sentinel.SentinelManagedConnection,
+    redis.sentinel.SentinelManagedSSLConnection,
     redis.sentinel.Sentinel,
     _SentinelPool,
     redis.retry.Retry,
@@ -114,7 +154,8 @@ def _client(kit: _Kit, at: Address, timeout_s: float, max_connections: int) -> A
     pool = {"db": at.db, "timeout": timeout_s, "max_connections": max_connections, **socket, **credentials}
     if at.service:
         manager = _sentinels(kit, at, socket, credentials)
-        return kit.client.from_pool(kit.sentinel_pool(at.service, manager, ssl=at.tls, **pool))
+        kind = kit.tls_primary if at.tls else kit.primary
+        return kit.client.from_pool(kit.sentinel_pool(at.service, manager, connection_class=kind, **pool))
     if at.path:
         return kit.client.from_pool(kit.pool(connection_class=kit.unix, path=at.path, **pool))
     ((host, port),) = at.nodes

@@ -7,9 +7,10 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
+import uvloop
 
 from service.storage.connection import RedisError, connect, connect_sync
 from tests.contract.valkey import Valkey, running
@@ -133,3 +134,20 @@ async def test_no_primary_is_a_redis_error(watched: tuple[Valkey, Valkey]) -> No
     with pytest.raises(RedisError):
         await connection.incr("n")
     await connection.aclose()
+
+
+def test_a_connection_that_closes_before_a_write_is_an_outage_under_uvloop_too(redis_url: str) -> None:
+    async def write() -> None:
+        client = connect(redis_url, timeout_s=TIMEOUT_S)
+        pool: Any = client.connection_pool  # untyped
+        connection = await pool.get_connection()
+        connection._writer.transport.abort()
+        try:
+            with pytest.raises(RedisError):
+                await connection.send_command("PING")
+        finally:
+            await pool.release(connection)
+            await client.aclose()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(write())
