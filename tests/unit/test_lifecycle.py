@@ -225,6 +225,13 @@ def test_a_flipped_byte_is_noticed() -> None:
         record.read(hashed)
 
 
+def test_what_a_newer_release_adds_to_an_order_does_an_older_process_no_harm() -> None:
+    flat = list(record.write(record.fresh(JOB) | {"version": 1, "created_at": 0, "group": "", "seen": ""}))
+    hashed = dict(zip(flat[::2], flat[1::2], strict=True))
+    hashed["body"] = json.dumps(json.loads(hashed["body"]) | {"fashion": "new"})
+    assert record.read(hashed | {"sum": record.checksum(hashed)}).request == JOB.request
+
+
 def test_a_newer_record_is_left_alone() -> None:
     with pytest.raises(record.NewerRecord):
         record.read({"id": "job_1", "schema": "2", "sum": "2:of fields that we do not know"})
