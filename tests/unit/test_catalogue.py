@@ -288,7 +288,7 @@ NAMES = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=2_000)
+@settings(deadline=None, max_examples=1_000)
 @given(
     body=JSON_VALUES
     | st.dictionaries(NAMES, JSON_VALUES)
@@ -306,7 +306,7 @@ def test_every_json_value_gets_an_order_or_mistakes(body: object) -> None:
         (error.pointer + error.detail).encode()
 
 
-@settings(deadline=None, max_examples=2_000)
+@settings(deadline=None, max_examples=1_000)
 @given(body=st.binary(max_size=200) | JSON_VALUES.map(lambda value: json.dumps(value).encode()))
 def test_every_byte_string_gets_a_value_or_not_json(body: bytes) -> None:
     value = loads(body)
