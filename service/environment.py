@@ -1,11 +1,13 @@
 """The texts of settings: environment, `.env` and secrets' files, and what may be said of a mistake in them."""
 
+import io
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 
 from service.parsers import Parser
 
@@ -31,12 +33,22 @@ def texts(rows: Iterable[Row], environ: Mapping[str, str], dotenv: Path | None) 
     mistakes: list[str] = []
     lines: dict[str, str | None] = {}
     try:
-        lines = dotenv_values(dotenv, interpolate=False) if dotenv and dotenv.exists() else {}
+        if dotenv and dotenv.exists():
+            text = dotenv.read_text("utf-8")
+            mistakes += [
+                f"{dotenv}: line {number} is no NAME=value (a quote that is not closed?)" for number in _odd(text)
+            ]
+            lines = {} if mistakes else dotenv_values(stream=io.StringIO(text), interpolate=False)
     except (OSError, ValueError) as error:
         mistakes.append(f"{dotenv}: cannot be read ({type(error).__name__})")
     hidden = {twin for row in rows for twin in _twins(row) if any(environ.get(name) for name in _twins(row))}
     merged = {name: text for name, text in lines.items() if name not in hidden} | dict(environ)
     return {name: text.strip() for name, text in merged.items() if text and text.strip()}, mistakes
+
+
+def _odd(text: str) -> list[int]:
+    """Numbers of the lines that say nothing that can be read: python-dotenv would skip them."""
+    return [binding.original.line for binding in parse_stream(io.StringIO(text)) if binding.error]
 
 
 def _twins(row: Row) -> tuple[str, ...]:

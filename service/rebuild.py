@@ -115,7 +115,7 @@ class Rebuild:
         if batch is None or batch.id != batch_id:
             self._report.unreadable.append(key)
             return
-        if batch.retry_of:
+        if batch.retry_of and batch.status is not batches.BatchStatus.CANCELLED:
             self._batch_retries.append((batch.retry_of, batch.id))
         made = await self._store.rebuilding.batch(batch, self._now_ms)
         self._report.batches += made

@@ -11,6 +11,7 @@ import json
 import logging
 import secrets
 import tempfile
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Final
@@ -19,7 +20,7 @@ from service.clock import Clock
 from service.domain import layout
 from service.domain.batch import Batch, BatchStatus, view
 from service.domain.events import CancelAsked
-from service.domain.job import Status
+from service.domain.job import Job, Status
 from service.domain.successor import successor
 from service.intake import LINE_BYTES, Intake
 from service.manifest import Manifest
@@ -27,7 +28,7 @@ from service.storage.bucket import Bucket
 from service.storage.desk import Desk
 from service.storage.inputs import Inputs
 from service.storage.objects import BucketRefused, BucketUnavailable, Conflict, Stored
-from service.storage.terms import Outcome
+from service.storage.terms import Bell, Outcome
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ UNFOLD_AT_ONCE: Final = 100  # one write: about 10 ms of Redis
 UNFOLDS_MOST: Final = 50  # then the batch goes to the back of the queue
 RETRIES_AT_ONCE: Final = 20
 CANCELS_AT_ONCE: Final = 100
+CANCELS_MOST: Final = 500  # then the batch goes to the back of the queue
 LATER_S: Final = 15.0  # the bucket is away
 STALE_MOST: Final = 20
 LIVE: Final = (Status.QUEUED, Status.SUBMITTING, Status.GENERATING, Status.COLLECTING)
@@ -90,6 +92,7 @@ class Binder:
 
     async def _soon(self, batch: Batch) -> None:
         await self._desk.store.plan("batch", batch.id, 0)
+        self._desk.ring([Bell("batches", batch.id)])
 
     async def _unfold(self, batch: Batch) -> None:
         for _ in range(UNFOLDS_MOST):
@@ -99,10 +102,13 @@ class Binder:
                 return
 
     async def _retry_lines(self, batch: Batch) -> None:
-        """Each line is a job that failed: it gets its retry, unless it has got another one meanwhile."""
+        """Each line is a job that failed: it gets its retry, unless it has got another one meanwhile.
+
+        The write that makes a retry takes its line off: killed anywhere, no line is counted twice.
+        """
         number, job_ids = await self._batches.peek(batch.id, RETRIES_AT_ONCE)
-        made = [await self._retry(batch, number + offset, job_id) for offset, job_id in enumerate(job_ids)]
-        await self._batches.turn(batch.id, number, len(made), made.count(False))
+        dropped = [each for offset, each in enumerate(job_ids) if not await self._retry(batch, number + offset, each)]
+        await self._batches.drop(batch.id, dropped)
 
     async def _retry(self, batch: Batch, number: int, job_id: str) -> bool:
         """Whether the batch has a job that retries this one."""
@@ -131,12 +137,20 @@ class Binder:
         """Whether a job was cancelled: then there may be more. What is sealed goes its own way."""
         cancelled = 0
         for status in LIVE:
-            for job in await self._desk.store.page(
-                caller=None, status=status, batch_id=batch.id, limit=CANCELS_AT_ONCE
-            ):
+            async for job in self._jobs(batch, status):
+                if cancelled == CANCELS_MOST:
+                    return True
                 if not job.sealed:
                     cancelled += await self._desk.decide(job, CancelAsked()) is not None
         return cancelled > 0
+
+    async def _jobs(self, batch: Batch, status: Status) -> AsyncIterator[Job]:
+        """Those in this state, in the order of the lines, in which they are also bought."""
+        after: str | None = None
+        while ids := await self._desk.store.members(batch.id, after, CANCELS_AT_ONCE, status):
+            for job in await self._desk.store.several(ids):
+                yield job
+            after = ids[-1]
 
     async def _write_down(self, batch_id: str) -> None:
         batch = await self._batches.get(batch_id)

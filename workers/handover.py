@@ -111,6 +111,8 @@ class Handover:
         key = told["key"]
         if not isinstance(key, str) or not 0 < len(key.encode("utf-8", "replace")) <= KEY_BYTES_MOST:
             return FieldError("/key", f"Should be a key of 1 to {KEY_BYTES_MOST} bytes")
+        if not {".", ".."}.isdisjoint(key.split("/")):  # which stores refuse, as if something else were wrong
+            return FieldError("/key", "Should have no . or .. between its slashes")
         facts = await self._bucket.head(key)
         if facts is None:
             return FieldError("/key", "There is no such object in the bucket")

@@ -180,7 +180,8 @@ def _api(parts: Parts, orders: Orders) -> list[Row]:
     waiting = Waiting(store, parts.reader, clock, parts.settings.web_wait_max_s)
     jobs = Jobs(parts.desk, parts.bucket, past, waiting, orders, inputs, clock)
     endings = Endings(parts.desk, past, inputs, clock)
-    events = Events(store, parts.reader, PastBatches(store, parts.bucket))
+    past_batches = PastBatches(store, parts.bucket)
+    events = Events(store, parts.reader, past_batches)
     endpoints = (
         jobs.create,
         Listing(store).page,
@@ -193,7 +194,7 @@ def _api(parts: Parts, orders: Orders) -> list[Row]:
         events.of_job,
         events.of_caller,
     )
-    told = Notifications(parts.desk, past).endpoints(door)
+    told = Notifications(parts.desk, past, past_batches).endpoints(door)
     rows = [(row, door(endpoint)) for row, endpoint in zip(openapi.API, endpoints, strict=True)]
     return [*rows, *zip(NOTIFICATIONS, told, strict=True)]
 

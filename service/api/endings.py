@@ -36,7 +36,7 @@ class Endings:
     async def cancel(self, request: Request, caller: str) -> Response:
         """A job already bought is marked cancelled; its money and its slot are settled as due work."""
         for _ in range(TRIES):
-            job = await self._job(request, caller)
+            job = await self._job(request, caller, code="already_ended")
             if job.ended or job.sealed:
                 raise ProblemError(409, "already_ended", "The job has ended, or its image is in the bucket already.")
             if cancelled := await promptly(self._desk.decide(job, CancelAsked())):
@@ -47,7 +47,7 @@ class Endings:
         """The old job and the new one change in one write: a job has one retry."""
         rerun = _flag(request, "rerun")
         for _ in range(TRIES):
-            old = await self._job(request, caller)
+            old = await self._job(request, caller, code="not_retryable")
             if old.retried_by:
                 return await self._known(old.retried_by)
             new = successor(old, fresh_id(self._clock), rerun=rerun)
@@ -82,8 +82,14 @@ class Endings:
                 return Response(status_code=204)
         raise moving()
 
-    async def _job(self, request: Request, caller: str) -> Job:
-        return owned(await promptly(self._store.get(request.path_params["job_id"])), caller)
+    async def _job(self, request: Request, caller: str, *, code: str) -> Job:
+        """`code`: of the 409 for a job that only the bucket still knows, which has ended long ago."""
+        job_id = request.path_params["job_id"]
+        job = await promptly(self._store.get(job_id))
+        if job is None:
+            await self._past.look(job_id, caller)
+            raise ProblemError(409, code, "The job ended so long ago that only the bucket keeps it.")
+        return owned(job, caller)
 
     async def _known(self, job_id: str) -> Response:
         job = await promptly(self._store.get(job_id))

@@ -30,6 +30,7 @@ from service.storage.terms import Idempotency, Outcome, Unconfirmed, Written
 
 IDEMPOTENCY_KEY_CHARS_MAX: Final = 255
 FULL_RETRY_AFTER_S: Final = 10
+BUSY_RETRY_AFTER_S: Final = 5
 
 
 class Jobs:
@@ -101,6 +102,8 @@ class Jobs:
                 raise ProblemError(429, "backlog_full", "Too many jobs wait already.", headers=after)
             case Outcome.CONFLICT:
                 raise ProblemError(409, "idempotency_conflict", "This Idempotency-Key came with another body before.")
+            case Outcome.BUSY:
+                raise key_in_use()
         known = await promptly(self._store.get(written.job_id))
         if known is None:
             raise ProblemError(404, "not_found", "The job of this Idempotency-Key has been deleted.")
@@ -136,6 +139,11 @@ async def _create(store: Store, job: Job, **how: Any) -> Written:
         if store.limits.replicas:  # no time for a second WAIT
             raise
         return await store.create(job, **how)  # the answer was lost, or nothing was written: the id tells which
+
+
+def key_in_use() -> ProblemError:
+    detail = "A batch is being uploaded under this Idempotency-Key."
+    return ProblemError(409, "in_progress", detail, headers={"Retry-After": str(BUSY_RETRY_AFTER_S)})
 
 
 def fresh_id(clock: Clock) -> str:

@@ -12,11 +12,11 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from service.api.auth import Door, Endpoint, may_see, owned, promptly
+from service.api.auth import Door, Endpoint, owned, promptly
 from service.api.openapi import UNKNOWN, Operation, ref
 from service.api.past import Past
+from service.api.past_batches import PastBatches
 from service.api.problems import ProblemError
-from service.domain import layout
 from service.domain.notice import view
 from service.storage.desk import Desk
 
@@ -75,8 +75,9 @@ class _Subject:
 
 
 class Notifications:
-    def __init__(self, desk: Desk, past: Past) -> None:
+    def __init__(self, desk: Desk, past: Past, past_batches: PastBatches) -> None:
         self._desk = desk
+        self._past_batches = past_batches
         self._store = desk.store
         self._past = past
 
@@ -122,8 +123,8 @@ class Notifications:
 
     async def _batch(self, request: Request, caller: str) -> _Subject:
         batch_id = request.path_params["batch_id"]
-        known = layout.valid_id("batch", batch_id)
-        batch = await promptly(self._store.batches.get(batch_id)) if known else None
-        if batch is None or batch.status == "staging" or not may_see(caller, batch.caller):
-            raise ProblemError(404, "not_found", "No such batch.")
+        batch = await self._past_batches.record(batch_id, caller)
+        if batch is None:
+            told = await self._past_batches.look(batch_id, caller)
+            return _Subject(batch_id, told["caller"], told["callback_url"], None, over=True)
         return _Subject(batch.id, batch.caller, batch.callback_url, None, over=batch.marked)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from service.api.auth import promptly
-from service.api.jobs import FULL_RETRY_AFTER_S, create, fresh_id, ordered
+from service.api.jobs import FULL_RETRY_AFTER_S, create, fresh_id, key_in_use, ordered
 from service.api.problems import ProblemError
 from service.clock import Clock
 from service.domain.catalogue import Order
@@ -39,6 +39,8 @@ class Reception:
                 raise ProblemError(429, "backlog_full", "Too many jobs wait already.", headers=after)
             case Outcome.CONFLICT:
                 raise ProblemError(409, "idempotency_conflict", "This Idempotency-Key came with another body before.")
+            case Outcome.BUSY:
+                raise key_in_use()
         known = await promptly(self._desk.store.get(written.job_id))
         if known is None:
             raise ProblemError(404, "not_found", "The job of this Idempotency-Key has been deleted.")

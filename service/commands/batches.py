@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from service.client import Batch
 from service.commands.caller import DONE, FAILED, INTERRUPTED, Act, Call, common, parser, run
@@ -28,7 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     submits.add_argument("file", metavar="FILE", help="NDJSON; - is standard input")
     submits.add_argument("--key", help="Idempotency-Key: with the same one the same batch is found again")
     submits.add_argument("--callback-url", metavar="URL", help="told when all have ended")
-    submits.add_argument("--metadata", type=json.loads, metavar="JSON", help="kept with the batch")
+    submits.add_argument("--metadata", type=metadata, metavar="JSON", help="kept with the batch")
     submits.add_argument("--watch", action="store_true", help="until all have ended")
     _of_one(verbs.add_parser("get", help="one batch"), get)
     _of_one(verbs.add_parser("watch", help="until all of its jobs have ended"), watch)
@@ -37,6 +37,13 @@ def _parser() -> argparse.ArgumentParser:
     _of_one(verbs.add_parser("cancel", help="want no more of it"), cancel)
     _of_one(verbs.add_parser("manifest", help="its ended jobs as NDJSON, in the order of its lines"), manifest)
     return whole
+
+
+def metadata(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError("should be a JSON object") from None
 
 
 def _of_one(verb: argparse.ArgumentParser, act: Act) -> argparse.ArgumentParser:

@@ -44,13 +44,19 @@ def _parser() -> argparse.ArgumentParser:
     lists = common(verbs.add_parser("list", help="newest first"), list_)
     lists.add_argument("--status", help="only jobs in this state")
     lists.add_argument("--batch", help="only jobs of this batch")
-    lists.add_argument("--limit", type=int, default=LISTED, metavar="N", help=f"at most N ({LISTED}); 0: all")
+    lists.add_argument("--limit", type=count, default=LISTED, metavar="N", help=f"at most N ({LISTED}); 0: all")
     _of_one(verbs.add_parser("cancel", help="want it no more"), cancel)
     again = _of_one(verbs.add_parser("retry", help="a new job for one that failed or was cancelled"), retry)
     again.add_argument("--rerun", action="store_true", help="buy again if what was bought no longer serves")
     image_ = _of_one(verbs.add_parser("image", help="fetch its image"), image)
     image_.add_argument("file", type=Path, metavar="FILE")
     return whole
+
+
+def count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError("should be a number, 0 or more")
+    return int(text)
 
 
 def _of_one(verb: argparse.ArgumentParser, act: Act) -> argparse.ArgumentParser:

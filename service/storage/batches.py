@@ -149,9 +149,9 @@ class Batches:
         reply = await self._run("peek", {"id": batch_id, "most": most})
         return int(reply[3]), list(reply[4])
 
-    async def turn(self, batch_id: str, made: int, count: int, dropped: int) -> None:
-        """`count` lines from number `made` on are dealt with; `dropped` of them have become no job."""
-        await self._run("turn", {"id": batch_id, "made": made, "count": count, "dropped": dropped})
+    async def drop(self, batch_id: str, job_ids: Sequence[str]) -> None:
+        """These lines of a batch that retries become no job."""
+        await self._run("drop_lines", {"id": batch_id}, words=job_ids)
 
     async def cancel(self, batch_id: str) -> bool:
         """False: it is over, or there is none."""

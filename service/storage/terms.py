@@ -54,6 +54,7 @@ class Outcome(StrEnum):
     ALREADY = "already"
     REPLAYED = "replayed"
     CONFLICT = "conflict"
+    BUSY = "busy"  # a batch is being uploaded under this key
     FULL = "full"
     RETRIED = "retried"
     STALE = "stale"

@@ -101,7 +101,7 @@ async def test_what_is_being_cleared_away_is_not_sealed_by_a_caller_that_was_onl
 async def test_a_key_under_which_a_batch_is_uploaded_is_no_jobs(store: Store) -> None:
     await store.batches.open(ID, "alice", "key")
     job = line(0, OTHER).job
-    assert (await store.create(job, idempotency=Idempotency("key", "body"))).outcome is Outcome.CONFLICT
+    assert (await store.create(job, idempotency=Idempotency("key", "body"))).outcome is Outcome.BUSY
     assert (await store.create(job, idempotency=Idempotency("another", "body"))).outcome is Outcome.CREATED
     await store.batches.stage(ID, "alice", "key", lines(1))
     whole = Batch(ID, "alice", BatchStatus.RUNNING, total=1, hash="h", key="key")
@@ -287,15 +287,59 @@ async def test_a_running_batch_keeps_its_closed_jobs_and_an_ended_one_leaves(mak
     assert await store.batches.get(ID) is None
 
 
-async def test_a_batch_has_one_retry_and_its_lines_are_turned_once(store: Store) -> None:
-    await enroll(store, lines(1))
+async def retry(store: Store, *job_ids: str) -> tuple[Enrolled, str]:
+    """OTHER, which retries these jobs of ID."""
     await store.batches.open(OTHER, "alice", None)
-    await store.batches.stage_retries(OTHER, "alice", ["job_a", "job_b", "job_c"])
-    retry = Batch(OTHER, "alice", BatchStatus.RUNNING, total=3, hash="h", retry_of=ID)
-    assert await store.batches.enroll(retry) == (Enrolled.ENROLLED, OTHER)
+    await store.batches.stage_retries(OTHER, "alice", job_ids)
+    whole = Batch(OTHER, "alice", BatchStatus.RUNNING, total=len(job_ids), hash="h", retry_of=ID)
+    return await store.batches.enroll(whole)
+
+
+async def test_a_batch_has_one_retry_and_a_line_is_dropped_once(store: Store) -> None:
+    await enroll(store, lines(1))
+    assert await retry(store, "job_a", "job_b", "job_c") == (Enrolled.ENROLLED, OTHER)
     assert (await seen(store)).retried_by == OTHER
     assert await store.batches.peek(OTHER, 2) == (0, ["job_a", "job_b"])
-    await store.batches.turn(OTHER, 0, 2, 1)
-    await store.batches.turn(OTHER, 0, 2, 1)
+    for _ in range(2):
+        await store.batches.drop(OTHER, ["job_a"])
     batch = await seen(store, OTHER)
-    assert (batch.total, batch.rest, await store.batches.peek(OTHER, 2)) == (2, 1, (2, ["job_c"]))
+    assert (batch.total, batch.rest, await store.batches.peek(OTHER, 2)) == (2, 2, (1, ["job_b", "job_c"]))
+
+
+async def test_the_write_that_makes_a_retry_takes_its_line_off(store: Store) -> None:
+    await enroll(store, lines(1))
+    await store.batches.unfold(ID, 1)
+    await happens(store, line(0).job.id, e.CancelAsked(), e.SidecarWritten())
+    old = await store.get(line(0).job.id)
+    assert old is not None
+    await retry(store, old.id)
+    new = replace(line(1, OTHER).job, batch_id=OTHER, retry_of=old.id)
+    assert (await store.create(new, takes_over=old)).outcome is Outcome.CREATED
+    assert (await store.create(new, takes_over=old)).outcome is Outcome.ALREADY
+    batch = await seen(store, OTHER)
+    assert (batch.rest, batch.counts[Status.QUEUED], batch.total) == (0, 1, 1)
+    await store.batches.drop(OTHER, [old.id])  # by a process that had read the line before
+    assert (await seen(store, OTHER)).total == 1
+
+
+async def test_what_a_cancelled_retry_left_undone_may_be_retried_once_more(store: Store) -> None:
+    await enroll(store, lines(1))
+    await retry(store, "job_a")
+    await store.batches.cancel(OTHER)
+    await store.batches.drop(OTHER, ["job_a"])
+    assert await store.batches.count_up(OTHER)
+    await store.batches.mark(OTHER)
+    assert (await seen(store)).retried_by is None
+
+
+async def test_from_the_cancellation_of_a_batch_on_no_job_of_it_gets_a_slot(store: Store) -> None:
+    await enroll(store, lines(6))
+    _, bells = await store.batches.unfold(ID, 6)
+    assert len(bells) == LIMITS.max_in_flight
+    await store.batches.cancel(ID)
+    for bell in bells:
+        await happens(store, bell.id, e.CancelAsked())
+    stranger = line(9).job
+    written = await store.create(stranger)
+    assert [bell.id for bell in written.bells] == [stranger.id]
+    assert (await store.figures()).slots == 1

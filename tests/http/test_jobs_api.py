@@ -317,6 +317,12 @@ async def test_a_job_whose_record_is_gone_is_told_from_its_sidecar(shop: Serving
         await desk.store._redis.delete(f"dr1:job:{job_id}")
         assert (await alice.get(f"/v1/jobs/{job_id}")).json() == view(job)
         assert (await alice.get(f"/v1/jobs/{job_id}/image")).status_code == 307
+        late = [await alice.post(f"/v1/jobs/{job_id}/{verb}") for verb in ("cancel", "retry")]
+        assert [(told.status_code, told.json()["code"]) for told in late] == [
+            (409, "already_ended"),
+            (409, "not_retryable"),
+        ]
+        assert (await bob.post(f"/v1/jobs/{job_id}/cancel")).status_code == 404
         assert (await bob.get(f"/v1/jobs/{job_id}")).status_code == 404
         assert (await bob.delete(f"/v1/jobs/{job_id}")).status_code == 404
         assert [(await alice.delete(f"/v1/jobs/{job_id}")).status_code for _ in range(2)] == [204, 204]

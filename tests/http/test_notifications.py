@@ -79,7 +79,7 @@ async def test_what_is_not_over_or_wanted_by_nobody_is_not_sent(alice: httpx.Asy
 async def test_a_batch_is_told_of_alike(web: Serving, alice: httpx.AsyncClient, desk: Desk) -> None:
     batch_id = layout.new_id("batch", 1_000_000_000_000, os.urandom(10))
     job_id = layout.new_id("job", 1_000_000_000_000, os.urandom(10))
-    assert (await alice.get(f"/v1/batches/{batch_id}/notifications")).status_code == 404
+    assert (await alice.get("/v1/batches/batch_unknown/notifications")).status_code == 404
     store = desk.store.batches
     await store.open(batch_id, "alice", None)
     await store.stage(batch_id, "alice", None, [Line(Job(id=job_id, caller="alice", model="flux-dev", request={}))])

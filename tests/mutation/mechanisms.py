@@ -485,4 +485,18 @@ MECHANISMS: Final = (
         "",
         "tests/contract/test_batches.py",
     ),
+    Mechanism(
+        "no slot for a cancelled batch",
+        "service/storage/lua/slots.lua",
+        "    if unwanted(next_up.id) then passed = passed + 1\n",
+        "    if false then passed = passed + 1\n",
+        "tests/contract/test_batches.py",
+    ),
+    Mechanism(
+        "line that goes with its retry",
+        "service/storage/lua/jobs.lua",
+        "call('LREM', P .. 'lines:' .. a.batch, 1, a.retry_of) == 1 then",
+        "false then",
+        "tests/contract/test_batches.py",
+    ),
 )

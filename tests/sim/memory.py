@@ -34,6 +34,7 @@ SEEN: Final = 6
 LOG_LENGTH: Final = 200
 CALLBACK_LOST_MS: Final = 60_000
 ADMIT_AT_ONCE: Final = 100
+PASS_AT_ONCE: Final = 1_000
 TAKEN_MOST: Final = 299
 FOUND_MOST: Final = 200
 WEIGHT: Final = {"high": 16, "normal": 4, "low": 1}
@@ -84,6 +85,8 @@ class Memory(Batched, Rebuilt, Noticed):
         if "idem" in a:
             self.keys[a["caller"], a["idem"]] = (a["idem_hash"], a["id"], self.now + self.cfg["idem_ms"])
         self._born(a, fields, self.now)
+        if "retry_of" in a and a["batch"]:
+            self._line_became(a["batch"], a["retry_of"])
         admitted = self._admit()
         self.watch(a["id"])
         return ["created", self.now, admitted]
@@ -115,7 +118,7 @@ class Memory(Batched, Rebuilt, Noticed):
         if known and known[2] > self.now:
             return ["replayed" if known[0] == a["idem_hash"] else "conflict", self.now, [], known[1]]
         if "idem" in a and self.uploads.get((a["caller"], a["idem"]), ("", 0))[1] > self.now:
-            return ["conflict", self.now, [], ""]
+            return ["busy", self.now, [], ""]
         if "retry_of" in a:
             old = self.jobs.get(a["retry_of"], {})
             if old.get("retried_by"):
@@ -492,9 +495,13 @@ class Memory(Batched, Rebuilt, Noticed):
                 self.gate.pop(name, None)
         probing = self.gate.get("reason") in ("held", "refused")
         self._ease()
-        while len(ids) < ADMIT_AT_ONCE and (best := self._first_waiting()):
+        passed = 0
+        while len(ids) < ADMIT_AT_ONCE and passed < PASS_AT_ONCE and (best := self._first_waiting()):
             self.clock, job_id, group, lane = best
             del lane[job_id]
+            if self._unwanted(job_id):
+                passed += 1
+                continue
             self._hold(job_id, group, holds=True)
             self.due["job:" + job_id] = self.zsets["rung"]["job:" + job_id] = self.now
             ids.append(job_id)

@@ -194,15 +194,28 @@ class Batched:
         made = int(self.batches.get(a["id"], {}).get("made", 0))
         return ["peeked", self.now, [], made, self.lines[a["id"]][: a["most"]]]
 
-    def turn(self, a: Args, _: object) -> Reply:
-        row = self.batches.get(a["id"], {})
-        if row.get("made") != str(a["made"]):
-            return ["stale", self.now, []]
-        self.lines[a["id"]] = self.lines[a["id"]][a["count"] :]
-        row["made"] = str(int(row["made"]) + a["count"])
-        row["total"] = str(int(row["total"]) - a["dropped"])
-        self.folded -= a["count"]
-        return ["turned", self.now, [], len(self.lines[a["id"]])]
+    def drop_lines(self, a: Args, _: object) -> Reply:
+        gone = sum(self._take_line(a["id"], job_id) for job_id in a["words"])
+        if row := self.batches.get(a["id"]):
+            row |= {"made": str(int(row["made"]) + gone), "total": str(int(row["total"]) - gone)}
+        self.folded -= gone
+        return ["dropped", self.now, []]
+
+    def _take_line(self, batch_id: str, job_id: str) -> bool:
+        there = job_id in self.lines[batch_id]
+        if there:
+            self.lines[batch_id].remove(job_id)
+        return there
+
+    def _line_became(self, batch_id: str, job_id: str) -> None:
+        if self._take_line(batch_id, job_id):
+            row = self.batches[batch_id]
+            row["made"] = str(int(row["made"]) + 1)
+            self.folded -= 1
+
+    def _unwanted(self, job_id: str) -> bool:
+        batch_id = self.jobs[job_id].get("batch_id", "")
+        return self.batches.get(batch_id, {}).get("status") == "cancelled"
 
     def cancel_batch(self, a: Args, _: object) -> Reply:
         row = self.batches.get(a["id"], {"status": "staging"})
@@ -230,6 +243,9 @@ class Batched:
         if row.get("marked") == "1":
             return ["already", self.now, []]
         was = row["status"]
+        old = self.batches.get(row.get("retry_of", ""), {})
+        if was == "cancelled" and old.get("retried_by") == a["id"]:
+            del old["retried_by"]
         row |= {"status": "cancelled" if was == "cancelled" else "completed", "marked": "1"}
         self.closed.pop(a["id"], None)
         self._unplan(a["id"])

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 
+from service.__main__ import main
 from service.api.past_life import STEPS as PLACES
 from service.client import Job, Log, ServiceError
 from service.client.shapes import Moment
@@ -142,3 +143,19 @@ def test_the_token_of_a_run_is_for_its_own_address_alone(tmp_path: Any) -> None:
     with pytest.raises(Unknown, match="SERVICE_URL"):
         address(None, {}, tmp_path / "none")
     assert run_facts(tmp_path / "none") == {}
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        (["jobs", "list", "--limit", "-1"], "--limit: should be a number, 0 or more"),
+        (["batches", "submit", "x.ndjson", "--metadata", "{bad"], "--metadata: should be a JSON object"),
+    ],
+)
+def test_an_option_that_cannot_be_says_what_it_should_be(
+    command: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code == 2
+    assert named in capsys.readouterr().err

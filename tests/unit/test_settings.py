@@ -224,6 +224,9 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
     settings = load(environ | {"HOST": "::1"}, dotenv=tmp_path / ".env")
     assert (settings.s3_bucket, settings.port, list(settings.api_tokens)) == ("images", 1, ["bob"])
     assert load(GOOD, dotenv=tmp_path / "absent").port == 8000
+    (tmp_path / ".env").write_text('PORT=1\nBACKLOG_MAX="3\n')
+    [mistake] = [line for line in bad(GOOD, dotenv=tmp_path / ".env") if "line 2" in line]
+    assert "no NAME=value" in mistake
     (tmp_path / ".env").write_bytes(b"PORT=\xff\n")
     assert "cannot be read" in bad(GOOD, dotenv=tmp_path / ".env")[0]
 

@@ -152,22 +152,20 @@ function verbs.unfold()
   return {'unfolded', int(now), admit(), made, call('LLEN', P .. 'lines:' .. a.id)}
 end
 
--- The next lines of a batch that retries: ids of jobs. The caller makes their successors, then says so with `turn`.
+-- The next lines of a batch that retries: ids of jobs. Each goes in the write that makes its successor, or is dropped.
 function verbs.peek()
   local made = num(call('HGET', P .. 'batch:' .. a.id, 'made'))
   return {'peeked', int(now), {}, made or 0, call('LRANGE', P .. 'lines:' .. a.id, 0, a.most - 1)}
 end
 
--- `count` lines from line `made` on have become jobs; `dropped` of them have not, since somebody else retried them.
--- turned | stale
-function verbs.turn()
-  local key = P .. 'batch:' .. a.id
-  if num(call('HGET', key, 'made')) ~= a.made then return {'stale', int(now), {}} end
-  call('LTRIM', P .. 'lines:' .. a.id, a.count, -1)
-  call('HINCRBY', key, 'made', a.count)
-  call('HINCRBY', key, 'total', -a.dropped)
-  call('DECRBY', P .. 'folded', a.count)
-  return {'turned', int(now), {}, call('LLEN', P .. 'lines:' .. a.id)}
+-- These lines of a batch that retries become no job: somebody else retried them, or they are wanted no more. dropped
+function verbs.drop_lines()
+  local key, gone = P .. 'batch:' .. a.id, 0
+  for i = 3, #ARGV do gone = gone + call('LREM', P .. 'lines:' .. a.id, 1, ARGV[i]) end
+  call('HINCRBY', key, 'made', gone)
+  call('HINCRBY', key, 'total', -gone)
+  call('DECRBY', P .. 'folded', gone)
+  return {'dropped', int(now), {}}
 end
 
 -- No more is bought for it. What it has in work is cancelled job by job, as due work. cancelled | over | gone
@@ -201,9 +199,13 @@ end
 -- Its manifest and its marker are in the bucket: nothing is left to do. marked | already | gone
 function verbs.mark()
   local key = P .. 'batch:' .. a.id
-  local r = call('HMGET', key, 'status', 'caller', 'marked')
+  local r = call('HMGET', key, 'status', 'caller', 'marked', 'retry_of')
   if not r[1] then return {'gone', int(now), {}} end
   if r[3] == '1' then return {'already', int(now), {}} end
+  local old = P .. 'batch:' .. (r[4] or '')
+  if r[1] == 'cancelled' and call('HGET', old, 'retried_by') == a.id then
+    call('HDEL', old, 'retried_by') -- what it left undone may be retried once more
+  end
   local status = r[1] == 'cancelled' and 'cancelled' or 'completed'
   call('HSET', key, 'status', status, 'marked', '1')
   call('DEL', P .. 'closed:' .. a.id)

@@ -56,7 +56,8 @@ local function backlog() return call('ZCARD', P .. 'jobs:queued') + (num(call('G
 local function uploading(caller, key) return P .. 'upload:' .. caller .. ':' .. key end
 
 -- A new job: its record, indexes, due time, idempotency key and place in the queue.
--- created | already (the call was sent twice) | replayed, conflict (the key is known) | full | retried | stale
+-- created | already (the call was sent twice) | replayed, conflict (the key is known) | busy (a batch is uploaded under
+-- it) | full | retried | stale
 function verbs.create()
   if call('EXISTS', P .. 'job:' .. a.id) == 1 then return {'already', int(now), {}} end
   if a.idem then
@@ -65,7 +66,8 @@ function verbs.create()
       local hash, id = string.match(known, '^(%S+) (%S+)$')
       return {hash == a.idem_hash and 'replayed' or 'conflict', int(now), {}, id}
     end
-    if call('EXISTS', uploading(a.caller, a.idem)) == 1 then return {'conflict', int(now), {}, ''} end
+    local uploads = uploading(a.caller, a.idem)
+    if call('EXISTS', uploads) == 1 then return {'busy', int(now), {}, ''} end
   end
   if a.retry_of then
     local old = call('HMGET', P .. 'job:' .. a.retry_of, 'version', 'retried_by')
@@ -78,6 +80,10 @@ function verbs.create()
     call('SET', P .. 'idem:' .. a.caller .. ':' .. a.idem, a.idem_hash .. ' ' .. a.id, 'PX', cfg.idem_ms)
   end
   born({unpack(ARGV, 3)}, now)
+  if a.retry_of and a.batch ~= '' and call('LREM', P .. 'lines:' .. a.batch, 1, a.retry_of) == 1 then
+    call('HINCRBY', P .. 'batch:' .. a.batch, 'made', 1) -- the line of a batch that retries has become this job
+    call('DECRBY', P .. 'folded', 1)
+  end
   return {'created', int(now), admit()}
 end
 

@@ -5,6 +5,7 @@ local REFUSALS_TO_CLOSE = 5  -- submissions in a row that could not be handed ov
 local SHRINK_GAP_MS = 2000   -- a burst of 429s is one 429
 local EASE_MS = 5000         -- a shrunken cap gains one slot this often without any success
 local ADMIT_AT_ONCE = 100
+local PASS_AT_ONCE = 1000    -- jobs of cancelled batches that one look at the lanes passes over
 local WEIGHT = {high = 16, normal = 4, low = 1}
 
 local function hold(id, group, holds)
@@ -84,6 +85,18 @@ local function ease()
   end
 end
 
+-- Its batch was cancelled: nothing is bought for it any more, however long it takes until its own turn to be cancelled.
+local function unwanted(id)
+  local batch = call('HGET', P .. 'job:' .. id, 'batch_id')
+  return batch and batch ~= '' and call('HGET', P .. 'batch:' .. batch, 'status') == 'cancelled'
+end
+
+local function give_slot(next_up)
+  hold(next_up.id, next_up.group, true)
+  call('ZADD', P .. 'due', int(now), 'job:' .. next_up.id)
+  call('ZADD', P .. 'rung', int(now), 'job:' .. next_up.id)
+end
+
 -- As many waiting jobs as there are slots become due now. Returns their ids: RQ holds only work that can run.
 local function admit()
   local ids = {}
@@ -92,18 +105,20 @@ local function admit()
   if gate[2] == 'throttled' then call('HDEL', P .. 'gate', 'until', 'reason', 'since', 'detail') end -- it is over
   local probing = gate[2] == 'held' or gate[2] == 'refused'
   ease()
-  while #ids < ADMIT_AT_ONCE do
+  local passed = 0
+  while #ids < ADMIT_AT_ONCE and passed < PASS_AT_ONCE do
     local next_up = first_waiting()
     if not next_up then break end
     call('ZREM', next_up.lane, next_up.id)
     call('SET', P .. 'clock', string.format('%.17g', next_up.tag))
-    hold(next_up.id, next_up.group, true)
-    call('ZADD', P .. 'due', int(now), 'job:' .. next_up.id)
-    call('ZADD', P .. 'rung', int(now), 'job:' .. next_up.id)
-    ids[#ids + 1] = next_up.id
-    if probing then
-      call('HSET', P .. 'gate', 'until', int(now + PROBE_MS))
-      break
+    if unwanted(next_up.id) then passed = passed + 1
+    else
+      give_slot(next_up)
+      ids[#ids + 1] = next_up.id
+      if probing then
+        call('HSET', P .. 'gate', 'until', int(now + PROBE_MS))
+        break
+      end
     end
   end
   return ids
