@@ -481,7 +481,7 @@ MECHANISMS: Final = (
     Mechanism(
         "key of an upload",
         "service/storage/lua/jobs.lua",
-        "    if call('EXISTS', uploading(a.caller, a.idem)) == 1 then return {'conflict', int(now), {}, ''} end\n",
+        "    if call('EXISTS', uploads) == 1 then return {'busy', int(now), {}, ''} end\n",
         "",
         "tests/contract/test_batches.py",
     ),
