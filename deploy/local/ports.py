@@ -2,13 +2,17 @@
 
 import random
 import socket
+import sys
+from collections import deque
 from typing import Final
 
 LOOPBACK: Final = "127.0.0.1"
 # Below 32768, where Linux begins to hand out the ports of outgoing connections: one of those could take a port
 # between our look and the server's bind.
-LOW, HIGH = 20_000, 32_767
+RANGE: Final = range(20_000, 32_768)
 TRIES_MAX: Final = 1_000
+HELD_MOST: Final = 100  # sockets of one process
+_held: Final[deque[socket.socket]] = deque()
 
 
 def is_free(port: int) -> bool:
@@ -23,14 +27,38 @@ def is_free(port: int) -> bool:
     return True
 
 
-def free_port(*, offset: int = 0) -> int:
-    """A port that nobody listens on, and neither on `port + offset`. It is looked at, not held."""
+def free_port(*, offset: int = 0, among: range = RANGE) -> int:
+    """A port that nobody listens on, and neither on `port + offset`; on Linux no other caller is given them for now.
+
+    The server that is started on it must set SO_REUSEADDR, as servers do.
+    """
     dice = random.SystemRandom()  # seeded tests and forked workers must not draw the same ports
     for _ in range(TRIES_MAX):
-        port = dice.randint(LOW, HIGH - offset)
-        if is_free(port) and (not offset or is_free(port + offset)):
+        port = dice.choice(among[: len(among) - offset])
+        if is_free(port) and _hold(port) and (not offset or (is_free(port + offset) and _hold(port + offset))):
             return port
-    raise OSError(f"no free port between {LOW} and {HIGH}")
+    raise OSError(f"no free port between {among[0]} and {among[-1]}")
+
+
+def _hold(port: int) -> bool:
+    """Whether the port is ours now. Bound without SO_REUSEADDR, so that one of two callers gets it, and then with it.
+
+    On Linux a server may bind beside a socket that does not listen, if both say so (socket(7)); elsewhere it may not.
+    """
+    holder = socket.socket()
+    try:
+        holder.bind((LOOPBACK, port))
+    except OSError:
+        holder.close()
+        return False
+    if sys.platform != "linux":
+        holder.close()
+        return True
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    _held.append(holder)
+    if len(_held) > HELD_MOST:
+        _held.popleft().close()
+    return True
 
 
 def free_ports(count: int) -> list[int]:

@@ -1,7 +1,6 @@
 """A Valkey server of one's own, on a free port of loopback; it keeps nothing on disk, so a restart comes back empty."""
 
 import contextlib
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Final
 
 import redis
+
+from deploy.local.ports import free_port
 
 START_S: Final = 10.0
 
@@ -58,10 +59,3 @@ def binary() -> str:
     assert spec
     assert spec.origin
     return str(next((Path(spec.origin).parent / "_binaries").glob("*/valkey-server")))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

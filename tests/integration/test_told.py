@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 from standardwebhooks.webhooks import Webhook
 
-from tests.contract.valkey import free_port
+from deploy.local.ports import free_port
 from tests.integration.house import House, opened
 from tests.receiver import Receiver, receiving
 
