@@ -1,5 +1,6 @@
 """Free TCP ports on loopback."""
 
+import os
 import random
 import socket
 import sys
@@ -12,7 +13,7 @@ LOOPBACK: Final = "127.0.0.1"
 RANGE: Final = range(20_000, 32_768)
 TRIES_MAX: Final = 1_000
 HELD_MOST: Final = 100  # sockets of one process
-_held: Final[deque[socket.socket]] = deque()
+_held: Final[deque[int]] = deque()  # descriptors
 
 
 def is_free(port: int) -> bool:
@@ -55,9 +56,9 @@ def _hold(port: int) -> bool:
         holder.close()
         return True
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    _held.append(holder)
+    _held.append(holder.detach())  # until the process ends
     if len(_held) > HELD_MOST:
-        _held.popleft().close()
+        os.close(_held.popleft())
     return True
 
 

@@ -70,6 +70,7 @@ def test_no_secret_is_where_it_must_not_be(house: House) -> None:
     canaries.learn(house.http.get(f"/v1/jobs/{job_id}/image").headers["location"] for job_id in done)
     told |= event_streams(house, ids) | pages(house)
     house.http.delete(f"/v1/jobs/{done[0]}").raise_for_status()
+    house.await_that(lambda: not any(done[0] in key for key in house.keys("")), 60)  # nothing goes while we read
     told |= logs(house) | command_lines(house) | in_redis(house, "rq:*") | metadata(house)
     records = in_redis(house, "dr1:*") | append_only_file(house)
     shown = {"jobs": house.http.get("/v1/jobs", params={"limit": 200}).text} | sidecars(house)
