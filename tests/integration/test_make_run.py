@@ -153,7 +153,15 @@ def test_a_runner_stopped_half_way_leaves_no_child(tmp_path: Path) -> None:
     Lock(tmp_path / "run.lock").release()
 
 
-@pytest.mark.parametrize(("word", "name"), [("-m service", "http"), ("-m workers", "workers-1"), ("weed", "store")])
+# One keeper keeps them all: the store is the slowest to come back, the others are for the soak.
+@pytest.mark.parametrize(
+    ("word", "name"),
+    [
+        pytest.param("-m service", "http", marks=pytest.mark.soak),
+        pytest.param("-m workers", "workers-1", marks=pytest.mark.soak),
+        ("weed", "store"),
+    ],
+)
 def test_a_part_that_dies_is_started_again(tmp_path: Path, word: str, name: str) -> None:
     with running(tmp_path) as run:
         run.await_line("Ctrl-C stops everything")
