@@ -174,3 +174,8 @@ def _sentinels(kit: _Kit, at: Address, socket: dict[str, Any], credentials: dict
     if any(credentials.values()):
         manager.sentinels += kit.sentinel(at.nodes, sentinel_kwargs=base).sentinels
     return manager
+
+
+def text(raw: bytes | str) -> str:
+    """What Redis gave, whatever bytes it holds: written back, they are the same."""
+    return raw.decode("utf-8", "surrogateescape") if isinstance(raw, bytes) else raw

@@ -6,7 +6,7 @@ from typing import Any, Final, Protocol
 
 from service.domain.job import Job
 from service.storage import record
-from service.storage.connection import AsyncRedis
+from service.storage.connection import AsyncRedis, text
 
 PIECE: Final = 100  # records, or entries, looked at in one run of the script: about 10 ms
 SETS: Final = ("due", "ended", "ripe", "awaited", "slots", "spooled:", "wait:", "jobs", "batches")
@@ -55,7 +55,7 @@ class Inspection:
         """All that there is, by kind: `job`, `batch` and `task` with some of their ids, `set` with names of sets."""
         found: dict[str, list[str]] = {"job": [], "batch": [], "task": [], "set": []}
         async for raw in self._redis.scan_iter(match=f"{self._prefix}*", count=1000):
-            name = _text(raw).removeprefix(self._prefix)
+            name = text(raw).removeprefix(self._prefix)
             kind, _, id_ = name.partition(":")
             if kind in found and id_:
                 found[kind].append(id_)
@@ -71,11 +71,11 @@ class Inspection:
 
     async def members(self, name: str) -> AsyncIterator[list[str]]:
         """Of a sorted set; nothing if it is none (any more)."""
-        if _text(await self._redis.type(self._prefix + name)) != "zset":
+        if text(await self._redis.type(self._prefix + name)) != "zset":
             return
         piece: list[str] = []
         async for member, _ in self._redis.zscan_iter(self._prefix + name, count=PIECE):
-            piece.append(_text(member))
+            piece.append(text(member))
             if len(piece) >= PIECE:
                 yield piece
                 piece = []
@@ -112,7 +112,3 @@ def _seen(job_id: str, flat: Sequence[str], words: Sequence[str]) -> Seen:
     except record.NewerRecord:
         return Seen(job_id, None)
     return Seen(job_id, job, faults=tuple(dict.fromkeys(words)))
-
-
-def _text(raw: bytes | str) -> str:
-    return raw.decode("utf-8", "surrogateescape") if isinstance(raw, bytes) else raw

@@ -137,8 +137,8 @@ MECHANISMS: Final = (
     ),
     Mechanism(
         "replicas before a 202",
-        "service/storage/store.py",
-        "if confirmed < self.limits.replicas and reply[0] in _WRITTEN:",
+        "service/storage/evaluation.py",
+        "if confirmed < limits.replicas and reply[0] in WRITTEN:",
         "if False:",
         "tests/faults/test_redis_outages.py::test_no_202_without_the_replica[3]",
     ),

@@ -51,6 +51,7 @@ def test_a_test_turns_red_without_it(copy: Path, green: set[str], mechanism: Mec
         green.add(mechanism.test)
     run = tried_without(copy, mechanism)
     assert run.returncode == FAILED, f"nothing noticed that the {mechanism.name} was gone:\n{run.stdout[-3000:]}"
+    assert "StartError" not in run.stdout, f"a part did not start, which proves nothing:\n{run.stdout[-3000:]}"
     print(f"{mechanism.name}:", *(line for line in run.stdout.splitlines() if line.startswith("FAILED")))
 
 
