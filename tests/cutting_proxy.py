@@ -5,6 +5,8 @@
         ... talk to 127.0.0.1:proxy.port ...
 
 Every switch may be thrown while connections are open, but for the cuts, which a connection reads when it opens.
+A `witness` sees each chunk before it goes on: the number of its connection, the bytes, and whether the client sent
+them. It may raise ConnectionResetError, and the chunk is as lost as what comes after a cut.
 """
 
 import asyncio
@@ -28,6 +30,7 @@ class CuttingProxy:
         self.delay_s = 0.0  # before each chunk, in either direction
         self.cut_up_bytes: int | None = None  # so many bytes of the client get through, then both ends are reset
         self.cut_down_bytes: int | None = None  # the same for the server's bytes
+        self.witness: Callable[[int, bytes, bool], None] = lambda _number, _chunk, _up: None
         self.port = 0
         self.connections = self.cuts = self.up_bytes = self.down_bytes = 0
         self._target = (host, port)
@@ -79,14 +82,15 @@ class CuttingProxy:
         assert task is not None
         self._links.add(task)
         self.connections += 1
+        number = self.connections
         end: Callable[[asyncio.StreamWriter], None] = _reset
         writers = [to_client]
         try:
             server, to_server = await asyncio.open_connection(*self._target)
             writers.append(to_server)
             async with asyncio.TaskGroup() as pumps:
-                pumps.create_task(self._pump(client, to_server, self.cut_up_bytes, up=True))
-                pumps.create_task(self._pump(server, to_client, self.cut_down_bytes, up=False))
+                pumps.create_task(self._pump(number, client, to_server, self.cut_up_bytes, up=True))
+                pumps.create_task(self._pump(number, server, to_client, self.cut_down_bytes, up=False))
             end = asyncio.StreamWriter.close
         except* OSError:
             pass  # cut by us or by a peer; a target that refuses is passed on as a reset
@@ -96,12 +100,13 @@ class CuttingProxy:
             self._links.discard(task)
 
     async def _pump(
-        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, allowed: int | None, *, up: bool
+        self, number: int, source: asyncio.StreamReader, sink: asyncio.StreamWriter, allowed: int | None, *, up: bool
     ) -> None:
         """Forward until the source ends; ConnectionResetError once more than `allowed` bytes have come."""
         while chunk := await source.read(CHUNK_BYTES):
             await asyncio.sleep(self.delay_s)
             await self._flowing.wait()
+            self.witness(number, chunk, up)
             passed = chunk if allowed is None else chunk[:allowed]
             allowed = None if allowed is None else allowed - len(passed)
             sink.write(passed)

@@ -1,8 +1,7 @@
-"""Parts that die again and again, deployments that roll, a provider that will not: with real processes and signals."""
+"""Parts that die in any order, workers that sleep, a provider that will not: with real processes and signals."""
 
 import os
 import random
-import signal
 import statistics
 import time
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ import pytest
 
 from service.storage.connection import connect_sync
 from service.storage.store import PREFIX
-from tests.integration.chronicle import violations
+from tests.integration.chronicle import bought_once_or_flagged, violations
 from tests.integration.house import House, JobView, opened
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(900)]
@@ -38,15 +37,6 @@ def since(job: JobView, start: str, end: str) -> float:
 
 def spread(took_s: list[float]) -> str:
     return f"median {statistics.median(took_s):.1f}, most {max(took_s):.1f}"
-
-
-def bought_once_or_flagged(house: House, jobs: list[JobView]) -> int:
-    """How many purchases there were beside one for each job; every one of them is owned up to."""
-    purchases = house.purchases(jobs)
-    extra = {job["id"]: purchases[job["request"]["prompt"]] - 1 for job in jobs}
-    assert set(extra.values()) <= {0, 1}
-    assert all(job["possible_duplicate"] or not extra[job["id"]] for job in jobs)
-    return sum(extra.values())
 
 
 @pytest.mark.parametrize(
@@ -115,34 +105,6 @@ def beating(house: House) -> set[bytes]:
     with connect_sync(house.stack.redis.url, timeout_s=5) as redis:
         found: Any = redis.zrange(f"{PREFIX}procs", 0, -1)
     return set(found)
-
-
-def test_rolling_restarts_burn_nothing(house: House) -> None:
-    house.control(latency_s=1, latency_spread_s=0.5, max_in_flight=24)
-    with ThreadPoolExecutor(1) as pool:
-        posted = pool.submit(house.post_many, 60, "rolled")
-        for name in ("workers-1", "workers-2", "http") * 2:
-            before = house.stack.pids[name]
-            os.kill(before, signal.SIGTERM)
-            house.stack.await_next(name, before, 60)
-        ids = posted.result()
-    jobs = house.await_ended(ids)
-    house.audit(jobs)
-    assert set(house.purchases(jobs).values()) == {1}
-    assert {job["attempts"] for job in jobs} == {1}
-
-
-def test_every_202_survives_the_death_of_redis(house: House) -> None:
-    house.control(latency_s=0.5, latency_spread_s=0, max_in_flight=24)
-    with ThreadPoolExecutor(1) as pool:
-        posted = pool.submit(house.post_many, 150, "acknowledged")
-        for _ in range(4):
-            house.stack.await_next("redis", house.stack.kill("redis"), 60)
-        ids = posted.result()
-    assert len(set(ids)) == 150
-    jobs = house.await_ended(ids)
-    house.audit(jobs)
-    bought_once_or_flagged(house, jobs)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,15 @@ def violations(house: House, jobs: list[JobView], *, unknown_wait_s: float) -> l
     )
 
 
+def bought_once_or_flagged(house: House, jobs: list[JobView]) -> int:
+    """How many purchases there were beside one for each job; every one of them is owned up to."""
+    purchases = house.purchases(jobs)
+    extra = {job["id"]: purchases[job["request"]["prompt"]] - 1 for job in jobs}
+    assert set(extra.values()) <= {0, 1}
+    assert all(job["possible_duplicate"] or not extra[job["id"]] for job in jobs)
+    return sum(extra.values())
+
+
 def lines(house: House) -> list[dict[str, str]]:
     """The whole events stream, oldest first."""
     redis = connect_sync(house.stack.environment["REDIS_URL"], timeout_s=TIMEOUT_S)

@@ -19,6 +19,8 @@ from tests.integration.house import House
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(280)]
 
 RECOVERY_S = 15.0
+ENDED_WITHIN_S = 600.0
+KINDS = ("[segfault]", "[oom]", "[spin]")
 SHORT = {
     "PROCESS_LOST_S": "3",
     "WATCHDOG_S": "2",
@@ -59,19 +61,27 @@ def logged(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.startswith("{")]
 
 
-def test_three_poison_jobs_fail_and_their_thirty_neighbours_are_bought_once_and_succeed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("count", "poisons"),
+    [(30, 3), pytest.param(200, 5, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])],
+    ids=["small", "soak"],
+)
+def test_poison_jobs_fail_and_their_neighbours_are_bought_once_and_succeed(
+    tmp_path: Path, count: int, poisons: int
+) -> None:
     with poisonable(tmp_path, workers=2) as (house, _):
-        kinds = ("[segfault]", "[oom]", "[spin]")
-        prompts = [kinds[number // 10] if number % 10 == 5 else "fine" for number in range(30)]
+        apart = count // poisons
+        prompts = [KINDS[number // apart % 3] if number % apart == apart // 2 else "fine" for number in range(count)]
         began = time.monotonic()
         ids = [house.insist(f"{prompt} {number}") for number, prompt in enumerate(prompts)]
-        jobs = house.await_ended(ids, 200)
+        jobs = house.await_ended(ids, ENDED_WITHIN_S)
         print("all had ended after (s):", round(time.monotonic() - began, 1))
         poison = [job for job in jobs if "[" in job["request"]["prompt"]]
         fine = [job for job in jobs if "[" not in job["request"]["prompt"]]
-        assert (len(poison), len(fine)) == (3, 27)
-        assert [(job["status"], job["error"]["code"]) for job in poison] == [("failed", "poisoned")] * 3
+        assert (len(poison), len(fine)) == (poisons, count - poisons)
+        assert [(job["status"], job["error"]["code"]) for job in poison] == [("failed", "poisoned")] * poisons
         house.audit(fine)
+        print(f"{count} jobs: {len(fine)} succeed, {len(poison)} are poisoned")
         assert set(house.purchases(jobs).values()) == {1}
         flagged = [job["id"] for job in jobs if job["possible_duplicate"]]
         print("outcome unknown, because a neighbour's POST died with the process:", len(flagged))
