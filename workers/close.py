@@ -3,6 +3,7 @@
     scrub (an image put while it ended) → sidecar → on record → settle (the purchase and the slot)
 
 Killed anywhere: each is done again, and finds itself done. The sidecar is put once: a second writer adopts the first's.
+It stays also where a Redis that has since failed over without its newest writes had come to another end; that is said.
 """
 
 import json
@@ -12,7 +13,7 @@ from typing import Final
 
 from service.domain import events, layout
 from service.domain.job import Job, Status
-from service.domain.view import view
+from service.domain.view import unview, view
 from service.storage.bucket import Bucket
 from service.storage.desk import Desk
 from service.storage.objects import BucketRefused, BucketUnavailable, Conflict
@@ -25,6 +26,7 @@ from workers.spool import Kept, NoSpool
 log = logging.getLogger(__name__)
 
 SETTLE_GAP_S: Final = 15.0
+SIDECAR_MAX: Final = 4 * 2**20  # bytes
 
 
 class Closer:
@@ -54,9 +56,14 @@ class Closer:
         elif job.open:
             await self._settle(job, lease)
 
-    async def scrub(self, job_id: str) -> None:
-        """No image of this job stays in the bucket; an object of somebody else under its keys does."""
+    async def scrub(self, job_id: str, *, wanted: bool = True) -> None:
+        """No image of this job stays in the bucket; an object of somebody else under its keys does.
+
+        So does the image of which a sidecar says that the job succeeded, unless the sidecar is not `wanted` either.
+        """
         while (found := await self._bucket.find_image(job_id)) is not None:
+            if wanted and await self._told(job_id) is Status.SUCCEEDED:
+                return
             await self._bucket.delete(found.key)
 
     async def _write_down(self, job: Job) -> None:
@@ -69,13 +76,26 @@ class Closer:
                 content_type="application/json",
                 metadata={"job-id": job.id} | ({"idempotency": job.idempotency} if job.idempotency else {}),
             )
+            told = None if isinstance(stored, Conflict) or stored.created else await self._told(job.id)
         except (BucketUnavailable, BucketRefused) as error:
             delay_s = retry.STORE.wait_s(2, self._dice)
             await self._desk.tell(job.id, events.StoreFailed(detail=str(error), delay_s=delay_s))
             return
         if isinstance(stored, Conflict):  # nobody can mend that by waiting; the record in Redis stays the truth
             log.error("an object that is not this job's lies under its sidecar's key", extra={"job": job.id})
-        await self._desk.tell(job.id, events.SidecarWritten(), patience_s=retry.REDIS_PATIENCE_S)
+        detail = f"the bucket tells another end: {told}" if told not in (None, _end(job)) else ""
+        if detail:
+            log.error("Redis had forgotten how this job ended; %s", detail, extra={"job": job.id})
+        await self._desk.tell(job.id, events.SidecarWritten(detail=detail), patience_s=retry.REDIS_PATIENCE_S)
+
+    async def _told(self, job_id: str) -> Status | None:
+        """The end that the job's sidecar tells; None: there is none, or nothing that tells."""
+        try:
+            return unview(
+                json.loads(await self._bucket.get_bytes(layout.sidecar_key(job_id), SIDECAR_MAX) or b"")
+            ).status
+        except (KeyError, TypeError, ValueError):
+            return None
 
     async def _settle(self, job: Job, lease: Lease) -> None:
         """The job's own way is decided, but a task of it may still run: its slot comes back when that is known."""
@@ -97,5 +117,8 @@ class Closer:
 
 def sidecar(job: Job) -> bytes:
     """The whole ended job as JSON: a sealed job is written down as the success that it is about to be."""
-    status = Status.SUCCEEDED if job.sealed else job.status
-    return json.dumps(view(job, status=status), ensure_ascii=False, indent=2).encode() + b"\n"
+    return json.dumps(view(job, status=_end(job)), ensure_ascii=False, indent=2).encode() + b"\n"
+
+
+def _end(job: Job) -> Status:
+    return Status.SUCCEEDED if job.sealed else job.status

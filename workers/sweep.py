@@ -141,7 +141,7 @@ class Sweep:
 
     async def _erase(self, job_id: str) -> bool:
         """All that a deleted job has in the bucket."""
-        await self._closer.scrub(job_id)
+        await self._closer.scrub(job_id, wanted=False)
         await self._bucket.delete(layout.sidecar_key(job_id))
         return await self._bucket.delete_prefix(layout.inputs_prefix(job_id), ERASED_AT_ONCE) < ERASED_AT_ONCE
 

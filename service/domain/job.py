@@ -87,6 +87,7 @@ class Job:
     idempotency: str | None = None  # digests of the caller's key and of the request that came with it
 
     version: int = 0
+    digest: str = field(default="", compare=False)  # of the record that was read: a version alone may not be unique
     status: Status = Status.QUEUED
     reason: str = ""
     created_at: int = 0

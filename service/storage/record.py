@@ -162,7 +162,11 @@ def read(flat: Mapping[str, str], key: str | None = None) -> Job:
     try:
         told = json.loads(flat["body"])
         body = {name: told[name] for name in _BODY if name in told}  # a newer release may have said more
-        return Job(**{name: parse(flat.get(name, "")) for name, parse in _READ.items() if name in flat}, **body)
+        return Job(
+            **{name: parse(flat.get(name, "")) for name, parse in _READ.items() if name in flat},
+            **body,
+            digest=flat["sum"],
+        )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptRecord(job_id, f"it cannot be read ({type(error).__name__})") from error
 

@@ -97,13 +97,16 @@ class Store(Reads):
             "idem_hash": idempotency and idempotency.body,
             "retry_of": takes_over and takes_over.id,
             "old_version": takes_over and str(takes_over.version),
+            "digest": (takes_over and takes_over.digest) or None,
         }
         reply = await self._run("create", arguments, fields, confirm=True)
         bells = (*_own_bell(job), *_submits(reply[2])) if reply[0] == "created" else ()
         return Written(Outcome(reply[0]), int(reply[1]), reply[3] if len(reply) > 3 else job.id, bells)
 
     async def apply(self, change: Change, event_id: str, *, confirm: bool = False) -> Written:
-        """Move a job, if its version still stands. `confirm`: wait for the replicas (before something is bought).
+        """Move a job, if the record still stands as it was read: its version, and its digest, since a primary that took
+        over without the newest writes counts the same versions once more, in a history of its own.
+        `confirm`: wait for the replicas (before something is bought).
 
         Raises record.CorruptRecord: what lies there now is not what was written.
         """
@@ -114,6 +117,7 @@ class Store(Reads):
         arguments = {
             "id": job.id,
             "version": str(job.version),
+            "digest": job.digest or None,
             "event_id": event_id,
             "event": change.event,
             "detail": change.detail[:200],
@@ -193,7 +197,8 @@ class Store(Reads):
 
     async def bury(self, job: Job, *, busy_s: float) -> Outcome:
         """Delete an ended job's record; its objects are due to be erased, after `busy_s` if a step may still run."""
-        arguments = {"id": job.id, "version": str(job.version), "caller": job.caller, "busy_ms": _ms(busy_s)}
+        stands = {"version": str(job.version), "digest": job.digest or None}
+        arguments = {"id": job.id, "caller": job.caller, "busy_ms": _ms(busy_s)} | stands
         return Outcome((await self._run("bury", arguments))[0])
 
     async def entomb(self, job_id: str, caller: str) -> None:

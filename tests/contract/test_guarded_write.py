@@ -1,10 +1,12 @@
 """The one write that moves a job: event ids and due times, which random histories do not find missing each time."""
 
+from dataclasses import replace
+
 import pytest
 
 from service.clock import SystemClock
 from service.domain import events as e
-from service.domain.job import Job
+from service.domain.job import Job, Status
 from service.domain.lifecycle import Change, decide
 from service.storage.connection import AsyncRedis
 from service.storage.store import Store
@@ -58,3 +60,20 @@ async def test_what_a_write_leaves_to_do_is_due_when_it_says(store: Store, job: 
     await store.apply(change(await now(store), accepted), "accepted")
     [bell] = await store.ripen({"submit": 9, "collect": 9}, again_s=0)
     assert (bell.queue, bell.id) == ("collect", job.id)
+
+
+async def test_a_decision_on_another_history_of_the_job_is_stale_though_it_counts_the_same_version(
+    store: Store, job: Job
+) -> None:
+    """As after a failover to a replica that was behind: another write has made the same version of it."""
+    elsewhere = replace(job, version=job.version + 1, status=Status.SUBMITTING, attempt=1, digest="1:of that record")
+    await store.apply(change(job, e.CancelAsked()), "here")
+    here = await now(store)
+    assert here.version == elsewhere.version
+    refused = await store.apply(change(elsewhere, e.TaskAccepted(attempt=1, provider_id="task-1")), "there")
+    assert refused.outcome is Outcome.STALE
+    assert await store.bury(replace(here, digest="1:of that record"), busy_s=0) is Outcome.STALE
+    again = Job(id="job_002", caller="alice", model="flux-dev", request={}, retry_of=here.id)
+    assert (await store.create(again, takes_over=replace(here, digest="1:of that record"))).outcome is Outcome.STALE
+    assert await now(store) == here
+    assert await store.bury(here, busy_s=0) is Outcome.BURIED

@@ -104,6 +104,28 @@ async def test_a_replica_that_is_behind_takes_over_and_no_end_is_changed(
         assert len(bench.submissions()) == bought, "nothing is bought again"
 
 
+async def test_an_end_that_the_new_primary_changes_is_said_and_the_bucket_stays_as_it_was(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It knows a job as one that was collecting, whose deadline has passed meanwhile: in the bucket it succeeded."""
+    emptied(bench)
+    async with bench.steps() as at:
+        job_id = await at.bought("in time")
+        bench.finish()
+        assert (await at.collect(job_id)).status == "collecting"
+        behind = await copied(at)
+        await through(bench, at, await at.job(job_id))
+        told = bench.job(job_id)
+        await taken_back(at, behind)
+        await closed(at, await at.tell(job_id, e.DeadlinePassed()))
+        assert (await at.job(job_id)).status == "failed"
+        assert json.loads(bench.bytes(layout.sidecar_key(job_id))) == told
+        bench.audit_one(told)
+        assert "Redis had forgotten how this job ended; the bucket tells another end: succeeded" in caplog.text
+        last = (await at.house.desk.store.log(job_id))[-1].data
+        assert (last["reason"], last["detail"]) == ("sidecar_written", "the bucket tells another end: succeeded")
+
+
 async def started(at: Steps) -> None:
     """What a worker process says of Redis and the bucket when it starts."""
     fit = Fit(at.house.settings, at.house.bucket, at.house.desk.store)

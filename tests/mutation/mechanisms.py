@@ -18,10 +18,24 @@ class Mechanism:
 MECHANISMS: Final = (
     Mechanism(
         "fence",
-        "service/storage/lua/jobs.lua",
-        "if r[1] ~= a.version then return {'stale', int(now), {}} end",
-        "",
+        "service/storage/lua/head.lua",
+        "return r[1] == version and (not a.digest or r[2] == a.digest)",
+        "return true",
         "tests/contract/test_store.py::test_a_decision_on_a_version_that_has_moved_is_refused_and_changes_nothing",
+    ),
+    Mechanism(
+        "two histories of a job told apart",
+        "service/storage/lua/head.lua",
+        "return r[1] == version and (not a.digest or r[2] == a.digest)",
+        "return r[1] == version",
+        "tests/contract/test_guarded_write.py",
+    ),
+    Mechanism(
+        "the image stays of which the bucket tells",
+        "workers/close.py",
+        "if wanted and await self._told(job_id) is Status.SUCCEEDED:",
+        "if False:",
+        "tests/integration/test_fsck.py::test_an_end_that_the_new_primary_changes_is_said_and_the_bucket_stays_as_it_was",
     ),
     Mechanism(
         "event ids",

@@ -123,7 +123,7 @@ class Memory(Batched, Rebuilt, Noticed):
             old = self.jobs.get(a["retry_of"], {})
             if old.get("retried_by"):
                 return ["retried", self.now, [], old["retried_by"]]
-            return None if old.get("version") == a["old_version"] else ["stale", self.now, []]
+            return None if _stands(old, a, a["old_version"]) else ["stale", self.now, []]
         backlog = self.cfg["backlog_max"]
         return ["full", self.now, []] if 0 < backlog <= self.backlog() else None
 
@@ -169,7 +169,7 @@ class Memory(Batched, Rebuilt, Noticed):
             return ["gone", self.now, []]
         if a["event_id"] in row.get("seen", ""):
             return ["already", self.now, []]
-        if row["version"] != a["version"]:
+        if not _stands(row, a, a["version"]):
             return ["stale", self.now, []]
         if "own" in a and self.tasks.setdefault(a["own"], a["id"]) != a["id"]:
             return ["taken", self.now, []]
@@ -347,7 +347,7 @@ class Memory(Batched, Rebuilt, Noticed):
         row = self.jobs.get(a["id"])
         if row is None:
             return ["gone", self.now, []]
-        if row["version"] != a["version"]:
+        if not _stands(row, a, a["version"]):
             return ["stale", self.now, []]
         busy = "job:" + a["id"] in self.due
         self._drop_notice(a["id"])
@@ -687,6 +687,10 @@ class MemoryStore(Store):
     async def scan_ids(self) -> AsyncIterator[str]:
         for job_id in list(self.memory.jobs):
             yield job_id
+
+
+def _stands(row: Mapping[str, str], a: Args, version: str) -> bool:
+    return row.get("version") == version and row["sum"] == a.get("digest", row["sum"])
 
 
 def _int(text: str | None) -> int | None:

@@ -5,6 +5,7 @@ Everything from the receiver of callbacks to the sweep is the real thing; only w
 
 import random
 import tempfile
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from service.storage.inputs import Inputs
 from service.storage.terms import Limits
 from service.tokens import CallbackKeys
 from tests.sim.bucket import Shelf, SimBucket, digest
-from tests.sim.memory import MemoryStore
+from tests.sim.memory import Memory, MemoryStore
 from tests.sim.provider import Provider, Reply
 from tests.sim.receiver import Receiver, SimCourier
 from tests.sim.world import Cut, Process, World
@@ -83,6 +84,8 @@ class Town:
     bells_lost: float = 0.0
     bells_doubled: float = 0.0
     bells_late: float = 0.0
+    stores: defaultdict[str, list[MemoryStore]] = field(default_factory=lambda: defaultdict(list))  # by process
+    primaries: dict[str, Memory] = field(default_factory=dict)  # of processes for which it is not the world's
 
 
 class SimRinger:
@@ -177,7 +180,9 @@ def desk_of(process: Process, town: Town) -> Desk:
         except Cut as cut:
             raise RedisError("cut off") from cut
 
-    store = MemoryStore(town.world.memory, town.terms.limits, actor=process.name, seam=seam)
+    memory = town.primaries.get(process.name, town.world.memory)
+    store = MemoryStore(memory, town.terms.limits, actor=process.name, seam=seam)
+    town.stores[process.name].append(store)
     return Desk(store, SimRinger(process, town), process.clock)
 
 

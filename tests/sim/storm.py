@@ -80,11 +80,16 @@ class Storm:
         self._clear()
         await asyncio.gather(*callers)
         await sim.until(sim.quiet, HEALED_WITHIN_S)
-        faults = sim.faults()
+        faults = self.faults()
         assert not faults, faults
         ends = tuple(str(sim.job(job_id).status) for job_id in sim.world.memory.jobs)
         world = sim.world
         return Tale(self.seed, ends, len(sim.provider.ledger), len(world.crashed), world.effects, world.now_s())
+
+    def faults(self) -> list[str]:
+        """What the run broke, once it is quiet."""
+        found: list[str] = self.sim.faults()
+        return found
 
     def _terms(self) -> Terms:
         dice = self.dice

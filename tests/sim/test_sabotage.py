@@ -31,7 +31,8 @@ def no_version_check(sim: Sim) -> None:
 
     def unfenced(verb: str, a: Mapping[str, Any], fields: Mapping[str, str]) -> list[Any]:
         row = memory.jobs.get(a.get("id", ""))
-        return verb_run(verb, {**a, "version": row["version"]} if verb == "apply" and row else a, fields)
+        told = {**a, "version": row["version"], "digest": row["sum"]} if verb == "apply" and row else a
+        return verb_run(verb, told, fields)
 
     sim.world.memory.run = unfenced  # type: ignore[method-assign]  # sabotage
 

@@ -11,7 +11,7 @@ from service.domain.view import view
 from tests.sim import history
 from tests.sim.bucket import Shelf, digest
 from tests.sim.front import Front
-from tests.sim.memory import MemoryStore
+from tests.sim.memory import Memory, MemoryStore
 from tests.sim.provider import Manners, Provider, Task
 from tests.sim.receiver import Receiver
 from tests.sim.staff import Terms, Town, Worker
@@ -112,6 +112,13 @@ class Sim:
     async def _post(self, url: str, body: bytes) -> int | None:
         return await self.front.call_back(url, body)
 
+    def move(self, memory: Memory, names: Iterable[str]) -> None:
+        """These processes, and those that take their places, have another primary from now on."""
+        for name in names:
+            self.town.primaries[name] = memory
+            for store in self.town.stores[name]:
+                store.memory = memory
+
     # ---- life and death -----------------------------------------------------------------------------------------
 
     def _hire(self, name: str) -> None:
@@ -162,7 +169,7 @@ class Sim:
             lines=[entry.data for entry in memory.events if entry.data["id"] not in memory.batches],
             jobs=[view(self.job(job_id)) for job_id in memory.jobs],
             ledger=self.provider.ledger,
-            objects={key: _plain(key, thing.data, thing.metadata) for key, thing in things.items()},
+            objects={key: plain(key, thing.data, thing.metadata) for key, thing in things.items()},
             answers=self.world.answers,
             unknown_wait_ms=round(self.town.terms.unknown_wait_s * 1000),
         )
@@ -226,7 +233,7 @@ def crowds(tasks: Sequence[Task], cap: int) -> Iterable[str]:
             yield f"{len(there)} jobs had tasks outstanding when {task.id} was accepted, and there are {cap} slots"
 
 
-def _plain(key: str, data: bytes, metadata: Any) -> dict[str, Any]:
+def plain(key: str, data: bytes, metadata: Any) -> dict[str, Any]:
     thing = {"job_id": metadata.get("job-id"), "sha256": digest(data)}
     if key.startswith("images/"):
         thing["made_for"] = data.split()[3].decode()

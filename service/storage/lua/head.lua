@@ -96,6 +96,13 @@ local function seal(id) call('HSET', P .. 'job:' .. id, 'sum', digest(id)) end
 -- A record that is not sound is believed in nothing: to write over it would seal what is wrong in it.
 local function sound(id) return call('HGET', P .. 'job:' .. id, 'sum') == digest(id) end
 
+-- The record is the very one that the caller has read. Its version alone does not say so: after a failover to a replica
+-- that was behind, another history of the job comes to the same number.
+local function stands(id, version)
+  local r = call('HMGET', P .. 'job:' .. id, 'version', 'sum')
+  return r[1] == version and (not a.digest or r[2] == a.digest)
+end
+
 local function write(id, fields, stamps)
   local key = P .. 'job:' .. id
   if #fields > 0 then call('HSET', key, unpack(fields)) end

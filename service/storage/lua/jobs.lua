@@ -70,9 +70,9 @@ function verbs.create()
     if call('EXISTS', uploads) == 1 then return {'busy', int(now), {}, ''} end
   end
   if a.retry_of then
-    local old = call('HMGET', P .. 'job:' .. a.retry_of, 'version', 'retried_by')
-    if old[2] and old[2] ~= '' then return {'retried', int(now), {}, old[2]} end
-    if old[1] ~= a.old_version or not sound(a.retry_of) then return {'stale', int(now), {}} end
+    local known = call('HGET', P .. 'job:' .. a.retry_of, 'retried_by')
+    if known and known ~= '' then return {'retried', int(now), {}, known} end
+    if not stands(a.retry_of, a.old_version) or not sound(a.retry_of) then return {'stale', int(now), {}} end
   elseif cfg.backlog_max > 0 and backlog() >= cfg.backlog_max then
     return {'full', int(now), {}}
   end
@@ -95,7 +95,7 @@ function verbs.apply()
   if not r[1] then return {'gone', int(now), {}} end
   local seen = r[2] or ''
   if string.find(seen, a.event_id, 1, true) then return {'already', int(now), {}} end
-  if r[1] ~= a.version then return {'stale', int(now), {}} end
+  if not stands(a.id, a.version) then return {'stale', int(now), {}} end
   if not sound(a.id) then return {'corrupt', int(now), {}} end
   if a.own then
     local owner = call('GET', P .. 'task:' .. a.own)
@@ -204,9 +204,8 @@ end
 
 -- A caller deletes an ended job: the record goes at once, its objects as due work. buried | stale | gone
 function verbs.bury()
-  local version = call('HGET', P .. 'job:' .. a.id, 'version')
-  if not version then return {'gone', int(now), {}} end
-  if version ~= a.version then return {'stale', int(now), {}} end
+  if call('EXISTS', P .. 'job:' .. a.id) == 0 then return {'gone', int(now), {}} end
+  if not stands(a.id, a.version) then return {'stale', int(now), {}} end
   local busy = call('ZSCORE', P .. 'due', 'job:' .. a.id)
   drop_notice(a.id)
   forget(a.id, cfg.tomb_ms)
