@@ -55,6 +55,12 @@ async def happens(store: Store, job_id: str, event: e.Event) -> None:
     await store.apply(change, f"{job.version:012}")
 
 
+async def runs_out(connection: AsyncRedis, *ids: str) -> None:
+    """Of the process `there`: its leases on these jobs."""
+    await connection.zadd("dr1:due", {f"job:{job_id}": 0 for job_id in ids})
+    await connection.hset("dr1:inflight:there", mapping=dict.fromkeys(ids, 0))
+
+
 async def claim(store: Store, job_id: str, alone: str | None = None, queue: Queue = Queue.SUBMIT) -> Claim | None:
     return (await store.claim(queue, job_id, HOUR_S, alone=alone))[0]
 
@@ -221,7 +227,7 @@ async def test_a_lease_that_ran_out_in_the_hands_of_another_is_suspect_before_an
     here: Store, there: Store, connection: AsyncRedis
 ) -> None:
     first, second, third = await held(there, 1, 2, 3)
-    await connection.zadd("dr1:due", {f"job:{first}": 0, f"job:{second}": 0})
+    await runs_out(connection, first, second)
     assert await claim(here, first) is None
     assert sorted((await isolated(here)).jobs) == [first, second]
     assert await connection.hgetall("dr1:holders") == {third.encode(): b"there"}
@@ -229,5 +235,18 @@ async def test_a_lease_that_ran_out_in_the_hands_of_another_is_suspect_before_an
 
 async def test_who_let_its_own_lease_run_out_may_claim_again(there: Store, connection: AsyncRedis) -> None:
     [job_id] = await held(there, 1)
-    await connection.zadd("dr1:due", {f"job:{job_id}": 0})
+    await runs_out(connection, job_id)
     assert await claim(there, job_id)
+
+
+async def test_a_callback_that_comes_before_its_submission_has_ended_makes_nobody_suspect(
+    here: Store, there: Store
+) -> None:
+    early, later = await held(there, 1, 2)
+    for job_id in (early, later):
+        await happens(there, job_id, e.Intended(attempt=1, delay_s=LONGER_THAN_A_LEASE_S))
+    await happens(here, early, e.Ready(attempt=1, provider_id="task", url="https://x/y"))
+    assert await claim(here, early, queue=Queue.COLLECT), "a process of its own would cost seconds"
+    await here.release(early)
+    await here.quarantine.reap(NOW_S)
+    assert await here.quarantine.isolate(HOUR_S) is None, "not when its submitter is found dead, either"

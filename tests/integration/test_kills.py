@@ -22,6 +22,7 @@ RECOVERY_S = 30.0  # 15 are promised, and printed; twice that, so that a busy ma
 class Kill:
     part: str
     at_ms: int
+    back_s: float  # until the part itself did its work again
     ids: list[str]
 
 
@@ -41,7 +42,8 @@ def test_each_part_may_die_in_the_middle_of_the_work(fragile_house: House, round
     for part in dict.fromkeys(PARTS):
         mine = [kill for kill in kills if kill.part == part]
         known, unknown = (ended_after_s(mine, lines, submitting=cut) for cut in (False, True))
-        print(f"{part}, {len(mine)} kills: ended after {told(known)}; in `submitting`: {told(unknown)}")
+        print(f"{part}, {len(mine)} kills: itself back after {told([kill.back_s for kill in mine])}")
+        print(f"  jobs ended after {told(known)}; of those in `submitting` {told(unknown)}")
         assert max(known, default=0) < RECOVERY_S
         assert max(unknown, default=0) < UNKNOWN_WAIT_S + RECOVERY_S
 
@@ -50,10 +52,12 @@ def killed(house: House, part: str, name: str, done: int) -> Kill:
     """Over fresh work, of which more than `done` are done and not all; then everything ends."""
     ids = house.post_many(JOBS, name)
     house.await_that(lambda: house.statuses(ids)["succeeded"] > done, 60)
-    at_ms = round(time.time() * 1000)
-    house.stack.await_next(part, house.stack.kill(part))
+    before = house.stack.kill(part)
+    at_s = time.time()
+    house.stack.await_next(part, before)
+    back_s = time.time() - at_s
     house.await_ended(ids)
-    return Kill(part, at_ms, ids)
+    return Kill(part, round(at_s * 1000), back_s, ids)
 
 
 def ended_after_s(kills: Iterable[Kill], lines: list[dict[str, str]], *, submitting: bool) -> list[float]:

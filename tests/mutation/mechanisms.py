@@ -269,6 +269,13 @@ MECHANISMS: Final = (
         "tests/contract/test_suspects.py",
     ),
     Mechanism(
+        "no suspicion where a callback came early",
+        "service/storage/lua/suspects.lua",
+        "if due and due <= now and num(held[i + 1]) <= now then",
+        "if due and due <= now then",
+        "tests/contract/test_suspects.py",
+    ),
+    Mechanism(
         "end of a poison job",
         "workers/suspects.py",
         "crashed.times > len(self._terms.retry_s)",

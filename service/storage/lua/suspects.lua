@@ -54,21 +54,23 @@ local function barred(id)
   return a.queue == 'submit'
 end
 
--- Another process has let the job's lease run out, and its step has not ended: it is dead or stopped, even if it was
--- not missed yet. What it has let go like this is suspect, or a poison job could walk from process to process.
+-- Another process has let its lease on the job run out, and its step has not ended: it is dead or stopped, even if it
+-- was not missed yet. What it has let go like this is suspect, or a poison job could walk from process to process.
+-- A job that a callback brought forward, while its lease still ran, is not.
 local function abandoned(id)
   local holder = call('HGET', P .. 'holders', id)
   if a.alone or not a.who or not holder or holder == a.who then return false end
-  local ids = {}
-  for _, held in ipairs(call('HKEYS', P .. 'inflight:' .. holder)) do
-    local due = num(call('ZSCORE', P .. 'due', 'job:' .. held))
-    if due and due <= now then
-      ids[#ids + 1] = held
-      drop(held, holder)
+  local held, over, ids = call('HGETALL', P .. 'inflight:' .. holder), false, {}
+  for i = 1, #held, 2 do
+    local due = num(call('ZSCORE', P .. 'due', 'job:' .. held[i]))
+    if due and due <= now and num(held[i + 1]) <= now then
+      over = over or held[i] == id
+      ids[#ids + 1] = held[i]
+      drop(held[i], holder)
     end
   end
   herd(ids, now)
-  return true
+  return over
 end
 
 -- The step has ended, well or not, and its process lives. Apart from others, that clears it of suspicion.
