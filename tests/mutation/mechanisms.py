@@ -185,6 +185,13 @@ MECHANISMS: Final = (
         "tests/contract/test_store.py",
     ),
     Mechanism(
+        "renewal of a lease, which ends with its step",
+        "workers/lease.py",
+        "await cut({renewing})",
+        "pass",
+        "tests/sim/test_broken_steps.py::test_a_step_cut_off_at_any_await_is_healed_by_the_sweep_alone",
+    ),
+    Mechanism(
         "renewal of a lease",
         "workers/lease.py",
         "renewed = await store.renew(self.claim.job.id, lease_end, self._lease_s, alone=self.claim.alone)",

@@ -6,7 +6,7 @@ Everything from the receiver of callbacks to the sweep is the real thing; only w
 import random
 import tempfile
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -240,11 +240,12 @@ class Worker(Process):
         self.binder = Binder(desk, bucket, inputs, intake, clock, binding)
         self.notifier = Notifier(desk, bucket, SimCourier(self, town.receiver), SECRETS, Seals(()), clock, dice)
 
-    async def _serve(self, queue: str, step: Callable[[str], Awaitable[None]]) -> None:
+    async def _serve(self, queue: str, step: Callable[[str], Coroutine[Any, Any, None]]) -> None:
         while True:
             job_id = await self.world.bells[queue].ids.get()
             _JOB.set(job_id)
-            await self._guard(step(job_id))
+            work, blade = step(job_id), self.world.blade
+            await self._guard(work if blade is None else blade.lay(self, work))
 
     async def _guard(self, work: Awaitable[None]) -> None:
         """As RQ does: what a step raises ends the step. Only Redis being away is expected."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeVar
 
 from service.storage.bell import QUEUES
 from tests.sim.memory import Memory
@@ -80,6 +80,16 @@ class Crash:
     when: When
 
 
+class Blade(Protocol):
+    """Ends a step half-way, while its process lives on (tests/sim/blade.py)."""
+
+    async def lay(self, process: "Process", step: Coroutine[Any, Any, None]) -> None:
+        """Do the step, or what of it is done before it ends."""
+
+    async def felt(self, world: "World") -> None:
+        """Somebody's effect has just happened."""
+
+
 class World:
     """Time, Redis's memory, the queues of bells, and what has been done by whom."""
 
@@ -97,6 +107,7 @@ class World:
         self.crashed: list[str] = []
         self.on_crash: Callable[[Process], None] = lambda _: None
         self.doomed = deque(crashes)
+        self.blade: Blade | None = None
 
     def now_s(self) -> float:
         return self.loop.time()
@@ -200,6 +211,8 @@ class Process:
         result = act()
         if self.doom == "after" or world.strikes("after"):
             self._die(name)
+        if world.blade is not None:
+            await world.blade.felt(world)
         if cut == "after":
             await asyncio.sleep(world.weather.cut_after_s(part))
             raise Cut(happened=True)
@@ -231,6 +244,11 @@ class Process:
 
 
 _OWNER: ContextVar[Process | None] = ContextVar("owner", default=None)
+
+
+def owner() -> Process | None:
+    """Whose task is running."""
+    return _OWNER.get()
 
 
 def spawn(owner: Process | None, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
