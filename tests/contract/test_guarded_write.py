@@ -6,7 +6,7 @@ import pytest
 
 from service.clock import SystemClock
 from service.domain import events as e
-from service.domain.job import Job, Status
+from service.domain.job import Job, Queue, Status
 from service.domain.lifecycle import Change, decide
 from service.storage.connection import AsyncRedis
 from service.storage.store import Store
@@ -77,3 +77,20 @@ async def test_a_decision_on_another_history_of_the_job_is_stale_though_it_count
     assert (await store.create(again, takes_over=replace(here, digest="1:of that record"))).outcome is Outcome.STALE
     assert await now(store) == here
     assert await store.bury(here, busy_s=0) is Outcome.BURIED
+
+
+async def test_a_bell_that_goes_to_the_wrong_machine_is_rung_again_at_once(store: Store, job: Job) -> None:
+    """The image lies in the spool of another, which lives: not its next bell in a while, but the sweep's next round."""
+    ready = e.Ready(attempt=1, provider_id="task-1", url="https://x/y", expires_at=9 * 10**12)
+    for number, event in enumerate((INTENDED, ready, e.Spooled(spool="there", delay_s=0.0))):
+        await store.apply(change(await now(store), event), f"event-{number}")
+    store.spool = "there"
+    await store.tend()
+    store.spool = "here"
+    room = {"collect": 9}
+    [bell] = await store.ripen(room, again_s=HOUR_S)
+    assert await store.ripen(room, again_s=HOUR_S) == ()
+    assert (await store.claim(Queue.COLLECT, job.id, HOUR_S))[0] is None
+    assert await store.ripen(room, again_s=HOUR_S) == (bell,)
+    store.spool = "there"
+    assert (await store.claim(Queue.COLLECT, job.id, HOUR_S))[0]

@@ -31,6 +31,13 @@ MECHANISMS: Final = (
         "tests/contract/test_guarded_write.py",
     ),
     Mechanism(
+        "a bell at the wrong machine goes out again",
+        "service/storage/lua/spools.lua",
+        "    call('ZREM', P .. 'rung', 'job:' .. id) -- the bell went to the wrong machine: the",
+        "    --",
+        "tests/contract/test_guarded_write.py",
+    ),
+    Mechanism(
         "the image stays of which the bucket tells",
         "workers/close.py",
         "if wanted and await self._told(job_id) is Status.SUCCEEDED:",

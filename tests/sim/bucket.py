@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from service.domain import layout
-from service.storage.objects import BucketUnavailable, Conflict, ObjectFacts, Stored
+from service.storage.objects import BucketRefused, BucketUnavailable, Conflict, ObjectFacts, Stored
 from tests.sim.world import Cut, Process
 
 T = TypeVar("T")
@@ -30,6 +30,7 @@ class Shelf:
         self.things: dict[str, Thing] = {}
         self.files: dict[str, bytes] = {}
         self.once = once
+        self.refuses = False  # our keys are not believed: 403
 
     def put(self, key: str, thing: Thing) -> Stored | Conflict:
         there = self.things.get(key) if self.once else None
@@ -132,6 +133,9 @@ class SimBucket:
         return await self._do("delete_prefix", lambda: self._shelf.drop(keys()))
 
     async def _do(self, call: str, act: Callable[[], T]) -> T:
+        if self._shelf.refuses:
+            await self._process.effect(f"bucket.{call}", lambda: None)
+            raise BucketRefused(f"{call}: 403")
         try:
             return await self._process.effect(f"bucket.{call}", act)
         except Cut as cut:

@@ -249,6 +249,7 @@ class Memory(Batched, Rebuilt, Noticed):
             return False
         silent, left = self._silence(spool), (_int(row.get("result_expires_at")) or 0) - self.now
         if silent < self.cfg["spool_stopped_ms"]:
+            self.zsets["rung"].pop("job:" + job_id, None)
             return True
         if silent >= self.cfg["spool_lost_ms"] or 0 < left <= self.cfg["spool_rescue_ms"]:
             return False

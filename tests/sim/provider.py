@@ -20,6 +20,7 @@ JSON: Final = "application/json"
 URL_LIFE_S: Final = 600.0
 CALL_AGAIN_S: Final = (1.0, 5.0, 30.0)
 HOST: Final = "https://delivery.bfl.ai"
+SILENCE: Final[Reply] = (0, "", b"", {})  # no answer comes, however long one waits
 ODD: Final[tuple[Reply, ...]] = (
     (200, "text/html", b"<html>", {}),
     (500, JSON, b'{"status": "error"}', {}),
@@ -55,6 +56,7 @@ class Manners:
     redrawn: float = 0.0  # pulls that get other bytes of the same picture, as from a store that encodes anew
     takes_s: tuple[float, float] = (3.0, 12.0)
     cap: int = 0  # outstanding tasks; 0: any number
+    silent: bool = False  # accepts, and never answers
 
 
 @dataclass
@@ -78,6 +80,7 @@ class Provider:
         self.manners = manners
         self.tasks: dict[str, Task] = {}
         self.ledger: list[dict[str, Any]] = []  # what was accepted: job_id, provider_id, at_s
+        self.asked: list[tuple[float, int]] = []  # each submission: when, and with which status it was answered
         self.post: Post | None = None  # how to call back
         self.first: deque[dict[str, Any]] = deque()  # other manners, one set a submission, before these begin
         self.pulls = 0
@@ -86,6 +89,11 @@ class Provider:
     # ---- what is asked of it ------------------------------------------------------------------------------------
 
     def submit(self, job_id: str, body: dict[str, Any]) -> Reply:
+        reply = self._submitted(job_id, body)
+        self.asked.append((self.world.now_s(), reply[0]))
+        return reply
+
+    def _submitted(self, job_id: str, body: dict[str, Any]) -> Reply:
         m = replace(self.manners, **self.first.popleft()) if self.first else self.manners
         if self._roll(m.held):
             return _reply(402, {"detail": "insufficient credits"})
@@ -96,6 +104,8 @@ class Provider:
         if self._roll(m.rejected):
             return _reply(422, {"detail": [{"loc": ["body", "prompt"], "msg": "no", "input": "x"}]})
         task = self._accept(job_id, body, m)
+        if m.silent:
+            return SILENCE
         if self._roll(m.garbled):
             return self._dice.choice([(200, "text/html", b"<html>", {}), (500, JSON, b"{}", {}), (200, JSON, b"{", {})])
         if self._roll(m.same_id) and (known := self._owned()):

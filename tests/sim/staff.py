@@ -3,10 +3,12 @@
 Everything from the receiver of callbacks to the sweep is the real thing; only what it is handed is not.
 """
 
+import asyncio
 import random
 import tempfile
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,9 +32,10 @@ from service.storage.terms import Limits
 from service.tokens import CallbackKeys
 from tests.sim.bucket import Shelf, SimBucket, digest
 from tests.sim.memory import Memory, MemoryStore
-from tests.sim.provider import Provider, Reply
+from tests.sim.provider import SILENCE, Provider, Reply
 from tests.sim.receiver import Receiver, SimCourier
-from tests.sim.world import Cut, Process, World
+from tests.sim.spool import SimSpool
+from tests.sim.world import DEADLINES_S, Cut, Process, World
 from workers import batches, collect, submit, sweep
 from workers.batches import Binder
 from workers.close import Closer
@@ -45,6 +48,7 @@ from workers.notify import Notifier
 from workers.pull import Puller
 from workers.submit import Submitter
 from workers.sweep import Sweep
+from workers.tend import BEAT_S
 from workers.timing import Timing
 
 T = TypeVar("T")
@@ -69,6 +73,7 @@ class Terms:
     generation_timeout_s: float = 300.0
     callbacks: bool = True
     sweep_s: float = 5.0
+    spool: bool = False  # each process has one, which outlives it
     limits: Limits = field(default_factory=lambda: Limits(max_in_flight=8))
 
 
@@ -132,6 +137,9 @@ class SimFlux:
             reply = await self._call("submit", lambda: self._provider.submit(job_id, dict(body)))
         except Cut as cut:
             return Unknown("no answer") if cut.happened else NotAccepted("not reached")
+        if reply is SILENCE:
+            await asyncio.sleep(DEADLINES_S["flux"])
+            return Unknown("no answer")
         return answers.submit_answer(*reply)
 
     async def result(self, provider_id: str) -> Answer:
@@ -173,7 +181,7 @@ class SimFetcher:
         return Image("image/jpeg", "jpeg", 64, 64) if whole else NotAnImage("truncated")
 
 
-def desk_of(process: Process, town: Town) -> Desk:
+def desk_of(process: Process, town: Town, spool: str | None = None) -> Desk:
     async def seam(name: str, act: Callable[[], T]) -> T:
         try:
             return await process.effect(name, act)
@@ -181,7 +189,7 @@ def desk_of(process: Process, town: Town) -> Desk:
             raise RedisError("cut off") from cut
 
     memory = town.primaries.get(process.name, town.world.memory)
-    store = MemoryStore(memory, town.terms.limits, actor=process.name, seam=seam)
+    store = MemoryStore(memory, town.terms.limits, actor=process.name, spool=spool, seam=seam)
     town.stores[process.name].append(store)
     return Desk(store, SimRinger(process, town), process.clock)
 
@@ -199,12 +207,15 @@ class Worker(Process):
         self.start(self._serve("batches", self.binder.run))
         for _ in range(STEPS_AT_ONCE):
             self.start(self._serve("notify", self.notifier.run))
+        if town.terms.spool:
+            self.start(self._guard(self._tend()))
         if sweeps:
             self.start(self._guard(self.sweep.run()))
 
     def _build(self, dice: random.Random, terms: Terms) -> None:
         town, clock = self.town, self.clock
-        desk = desk_of(self, town)
+        spool = SimSpool(self.name, town.shelf) if terms.spool else None
+        desk = self.desk = desk_of(self, town, spool.id if spool else None)
         bucket = cast("Bucket", SimBucket(self, town.shelf))
         flux = cast("Flux", SimFlux(self, town.provider))
         fetcher = cast("Fetcher", SimFetcher(self, town.provider, town.shelf))
@@ -214,10 +225,12 @@ class Worker(Process):
             flux,
             bucket,
             dice,
+            spool=spool,
             unknown_wait_s=terms.unknown_wait_s,
             generation_timeout_s=terms.generation_timeout_s,
         )
-        puller = Puller(desk, flux, bucket, closer, fetcher, dice, generation_timeout_s=terms.generation_timeout_s)
+        patience_s = terms.generation_timeout_s
+        puller = Puller(desk, flux, bucket, closer, fetcher, dice, spool=spool, generation_timeout_s=patience_s)
         buying = submit.Terms(
             lease_s=terms.lease_s,
             unknown_wait_s=terms.unknown_wait_s,
@@ -246,6 +259,12 @@ class Worker(Process):
             _JOB.set(job_id)
             work, blade = step(job_id), self.world.blade
             await self._guard(work if blade is None else blade.lay(self, work))
+
+    async def _tend(self) -> None:
+        while True:
+            with suppress(RedisError):
+                await self.desk.store.tend()
+            await asyncio.sleep(BEAT_S)
 
     async def _guard(self, work: Awaitable[None]) -> None:
         """As RQ does: what a step raises ends the step. Only Redis being away is expected."""

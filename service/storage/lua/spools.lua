@@ -25,7 +25,10 @@ local function elsewhere(id, r)
   if r.status ~= 'collecting' or r.spool == '' or r.spool == a.spool then return false end
   if r.deadline_at and r.deadline_at <= now then return false end
   local silent, left = silence(r.spool), (r.expires_at or 0) - now
-  if silent < cfg.spool_stopped_ms then return true end
+  if silent < cfg.spool_stopped_ms then
+    call('ZREM', P .. 'rung', 'job:' .. id) -- the bell went to the wrong machine: the next round rings again
+    return true
+  end
   if silent >= cfg.spool_lost_ms or (left > 0 and left <= cfg.spool_rescue_ms) then return false end
   -- Nobody serves it just now: it must not stand before what can be done, nor be rung for in vain.
   call('ZADD', P .. 'due', int(math.min(now + SPOOL_LOOK_MS, r.deadline_at or math.huge)), 'job:' .. id)
