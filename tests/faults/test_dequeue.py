@@ -23,8 +23,8 @@ from tests.integration.house import House
 pytestmark = [pytest.mark.anyio, pytest.mark.processes, pytest.mark.timeout(3600)]
 
 WORKERS: Final = 3  # two die in a round
-STRUCK_WITHIN_S: Final = 60.0
-BACK_WITHIN_S: Final = 60.0
+STRUCK_WITHIN_S: Final = 240.0
+BACK_WITHIN_S: Final = 240.0
 RUNG_AGAIN_S: Final = 4.0  # the sweep rings after 5: a kill that comes later may have met the other job
 ROUNDS: Final = [*itertools.product(("submit", "collect"), Moment)]
 REHEARSAL: Final = ["--latency-s", "0.5", "--latency-spread-s", "0", "--max-in-flight", "24"]

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.processes, pytest.mark.timeout(900)]
 
 UNKNOWN_WAIT_S = 10
 PING_S = 0.5
-BACK_WITHIN_S = 60.0
+BACK_WITHIN_S = 240.0
 LONG = [pytest.mark.soak, pytest.mark.timeout(7200)]
 ENDED_WITHIN_S = 1800.0
 
@@ -41,7 +41,7 @@ def test_a_retry_finds_the_job_of_an_http_process_that_was_killed(house: House, 
     with posting(house, jobs, "killed") as callers:
         for kill in range(kills):
             callers.await_taken(kill * each + dice.randrange(each))
-            house.stack.await_next("http", house.stack.kill("http"), 60)
+            house.stack.await_next("http", house.stack.kill("http"), BACK_WITHIN_S)
     ids = callers.taken
     print(
         f"{kills} kills over {jobs} posts: {callers.found} jobs were made by a process that could not say so any more"
@@ -59,7 +59,7 @@ def test_rolling_restarts_burn_nothing(house: House, rolls: int, per_s: float) -
         for name in ("workers-1", "workers-2", "http") * rolls:
             before, began = house.stack.pids[name], time.monotonic()
             os.kill(before, signal.SIGTERM)
-            house.stack.await_next(name, before, 60)
+            house.stack.await_next(name, before, BACK_WITHIN_S)
             took_s.append(time.monotonic() - began)
     jobs = house.await_ended(callers.taken, ENDED_WITHIN_S)
     house.audit(jobs)
@@ -78,7 +78,7 @@ def test_every_202_survives_the_death_of_redis(house: House, jobs: int, kills: i
             callers.await_taken(kill * jobs // kills)
             before = house.stack.kill("redis")
             back_s.append(taken_after_ping(house, callers))
-            house.stack.await_next("redis", before, 60)
+            house.stack.await_next("redis", before, BACK_WITHIN_S)
     ids = callers.taken
     print(f"{kills} kills of Redis: {len(set(ids))} jobs acknowledged")
     print(f"from its first PONG to the first job that was taken (s): {spread(back_s)}")
@@ -88,7 +88,7 @@ def test_every_202_survives_the_death_of_redis(house: House, jobs: int, kills: i
 
 def taken_after_ping(house: House, callers: Callers) -> float:
     """Seconds from the first PONG of the next Redis to the next answer that took a job."""
-    house.await_that(lambda: not pings(house), 60)
+    house.await_that(lambda: not pings(house), BACK_WITHIN_S)
     until = time.monotonic() + BACK_WITHIN_S
     while not pings(house):
         assert time.monotonic() < until, "Redis did not come back"

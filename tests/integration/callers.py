@@ -2,16 +2,17 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Final
 
 import httpx
 
 from tests.integration.house import POSTS_AT_ONCE, House
 
-GIVE_UP_S: Final = 120.0
+GIVE_UP_S: Final = 300.0
 AGAIN_S: Final = 0.05
 ACCEPTED: Final = 202
 FOUND: Final = 200
@@ -27,7 +28,7 @@ class Callers:
         self.found = 0
         self._house = house
         self._changed = threading.Condition()
-        self._enough = threading.Event()
+        self._enough, self._left = threading.Event(), threading.Event()
 
     def post_all(self, count: int, name: str) -> None:
         """So many jobs, as fast as they are taken."""
@@ -35,7 +36,7 @@ class Callers:
             list(pool.map(self.insist, [f"{name} {number}" for number in range(count)]))
 
     def post_steadily(self, per_s: float, name: str) -> None:
-        """So many a second, until `leave`; what was not taken then still is."""
+        """So many a second, until `enough`; what was not taken then still is."""
         with ThreadPoolExecutor(POSTS_AT_ONCE) as pool:
             posts: list[Future[None]] = []
             while not self._enough.wait(1 / per_s):
@@ -43,14 +44,19 @@ class Callers:
             for post in posts:
                 post.result()
 
-    def leave(self) -> None:
+    def enough(self) -> None:
         self._enough.set()
+
+    def leave(self) -> None:
+        """Whatever was not taken yet is not asked for any more."""
+        self._enough.set()
+        self._left.set()
 
     def insist(self, prompt: str) -> None:
         until = time.monotonic() + GIVE_UP_S
-        while not self._is_taken(prompt):
+        while not (self._left.is_set() or self._is_taken(prompt)):
             assert time.monotonic() < until, "the service took no job for too long"
-            self._enough.wait(AGAIN_S)
+            self._left.wait(AGAIN_S)
 
     def await_taken(self, count: int) -> None:
         with self._changed:
@@ -71,24 +77,25 @@ class Callers:
         return True
 
 
-@contextmanager
-def posting(house: House, count: int, name: str) -> Iterator[Callers]:
-    """They post while the block runs, and have all been answered after it."""
+def posting(house: House, count: int, name: str) -> AbstractContextManager[Callers]:
+    """So many posts while the block runs; all have been answered after it."""
     callers = Callers(house)
-    with ThreadPoolExecutor(1) as pool:
-        posted = pool.submit(callers.post_all, count, name)
-        yield callers
-        posted.result()
+    return _at_work(callers, partial(callers.post_all, count, name))
+
+
+def posting_steadily(house: House, per_s: float, name: str) -> AbstractContextManager[Callers]:
+    """So many posts a second while the block runs; all have been answered after it."""
+    callers = Callers(house)
+    return _at_work(callers, partial(callers.post_steadily, per_s, name))
 
 
 @contextmanager
-def posting_steadily(house: House, per_s: float, name: str) -> Iterator[Callers]:
-    """They post while the block runs, and have all been answered after it."""
-    callers = Callers(house)
+def _at_work(callers: Callers, work: Callable[[], None]) -> Iterator[Callers]:
     with ThreadPoolExecutor(1) as pool:
-        posted = pool.submit(callers.post_steadily, per_s, name)
+        posted = pool.submit(work)
         try:
             yield callers
+            callers.enough()
+            posted.result()
         finally:
             callers.leave()
-        posted.result()
