@@ -1,6 +1,6 @@
 """Does what is on record hang together, and does the bucket agree? Nothing is changed, here or there.
 
-    every key of Redis → records, batches, tasks, entries of sets
+    every key of Redis → records, batches, tasks, notifications, entries of sets
     the bucket, from the oldest job on record (or the retention) on → sidecars, images, markers
 
 After kill -9 of anything there is nothing to find. What there may be to find came from outside: a cut append-only file,
@@ -29,20 +29,23 @@ _MARKER: Final = re.compile(r"batches/\d{4}/\d\d/\d\d/(batch_[0-9A-Z]{26})/_(?:S
 FINDINGS: Final = {
     "unreadable": "records cannot be read: each job ends as record_corrupt when it is next looked at",
     "undue": "jobs or batches have work left, but no time at which they are looked at",
-    "unforgettable": "jobs or batches are over, but would never leave Redis",
+    "unforgettable": "jobs, batches or notifications are over, but would never leave Redis",
     "unlisted": "jobs are missing in a list, or stand in one of another status",
     "slotted": "jobs hold a slot with nothing outstanding, or have something outstanding without a slot",
     "waiting": "jobs wait for a slot, but are not queued",
     "untasked": "jobs have a provider task that is on record as nobody's",
     "unbatched": "jobs that have not ended belong to a batch without a record",
     "incomplete": "batches have fewer jobs than lines that became jobs",
-    "strays": "entries speak of jobs or batches without a record",
+    "unended": "batches are over, done or cancelled, but have lines or jobs that are not",
+    "untold": "jobs or batches whose caller is to be notified, but nobody will do it",
+    "strays": "entries speak of jobs, batches or notifications without a record",
     "unowned": "provider tasks belong to jobs without a record",
     "misfolded": "times the count of lines that are not jobs yet is wrong",
     "rolled_back": "jobs have a sidecar in the bucket, but have not ended on record: Redis is older than the bucket",
     "lost": "jobs are in the bucket, and not on record although the retention is not over: `rebuild` makes them again",
     "lost_batches": "batches are in the bucket, and not on record although the retention is not over: `rebuild`, too",
     "orphans": "images belong to jobs that neither Redis nor a sidecar knows",
+    "left_over": "images of jobs that failed or were cancelled: a Redis that is lost may have had another end for them",
     "no_image": "succeeded jobs whose image is not in the bucket",
     "no_sidecar": "ended jobs whose sidecar is not in the bucket",
 }
@@ -80,8 +83,15 @@ class Fsck:
 
     async def run(self) -> Report:
         """Raises RedisError, BucketError: it cannot be said."""
+        looks = {
+            "job": self._jobs,
+            "batch": self._batches,
+            "task": self._tasks,
+            "notice": self._notices,
+            "set": self._sets,
+        }
         async for kind, names in self._there.names():
-            await {"job": self._jobs, "batch": self._batches, "task": self._tasks, "set": self._sets}[kind](names)
+            await looks[kind](names)
         if off := await self._there.misfolded():
             self._report.note("misfolded", f"{off:+}")
         if self._bucket is not None:
@@ -116,6 +126,11 @@ class Fsck:
         for task in await self._there.unowned(names):
             self._report.note("unowned", task)
 
+    async def _notices(self, ids: list[str]) -> None:
+        self._report.entries += len(ids)
+        for id_, fault in await self._there.notices(ids):
+            self._report.note(fault, id_)
+
     async def _sets(self, names: list[str]) -> None:
         for name in names:
             async for members in self._there.members(name):
@@ -133,6 +148,7 @@ class Fsck:
         images = {id_ async for id_ in self._listed(bucket, "images/", since, _IMAGE)}
         await self._known(bucket, sidecars - self._awaited.keys(), retained)
         await self._unknown(bucket, images - sidecars - self._awaited.keys())
+        await self._unwanted(bucket, {id_ for id_ in images & self._awaited.keys() if not self._awaited[id_]})
         await self._kept(bucket, self._awaited.keys() - sidecars, "no_sidecar")
         await self._kept(bucket, {id_ for id_, image in self._awaited.items() if image} - images, "no_image")
         async for id_ in self._listed(bucket, "batches/", retained, _MARKER):
@@ -167,6 +183,12 @@ class Fsck:
         async for seen in self._again(ids):
             if seen.absent == "gone" and await bucket.find_image(seen.id):
                 self._report.note("orphans", seen.id)
+
+    async def _unwanted(self, bucket: Bucket, ids: set[str]) -> None:
+        """Jobs that failed or were cancelled, of which an image is there all the same."""
+        async for seen in self._again(ids):
+            if seen.job is not None and await bucket.find_image(seen.id):
+                self._report.note("left_over", seen.id)
 
     async def _kept(self, bucket: Bucket, ids: set[str], what: str) -> None:
         """Jobs on record whose object was not in the list. Deleted meanwhile, they are on record no more."""

@@ -9,7 +9,7 @@ from service.storage import record
 from service.storage.connection import AsyncRedis, text
 
 PIECE: Final = 100  # records, or entries, looked at in one run of the script: about 10 ms
-SETS: Final = ("due", "ended", "ripe", "awaited", "slots", "spooled:", "wait:", "jobs", "batches")
+SETS: Final = ("due", "ended", "ripe", "awaited", "slots", "spooled:", "wait:", "jobs", "batches", "notices")
 _NO_RECORD: Final = frozenset({"gone", "buried", "aside"})
 
 
@@ -52,8 +52,10 @@ class Inspection:
         self._prefix = prefix
 
     async def names(self) -> AsyncIterator[tuple[str, list[str]]]:
-        """All that there is, by kind: `job`, `batch` and `task` with some of their ids, `set` with names of sets."""
-        found: dict[str, list[str]] = {"job": [], "batch": [], "task": [], "set": []}
+        """All that there is, by kind: `job`, `batch`, `task` and `notice` with some of their ids, `set` with names of
+        sets.
+        """
+        found: dict[str, list[str]] = {"job": [], "batch": [], "task": [], "notice": [], "set": []}
         async for raw in self._redis.scan_iter(match=f"{self._prefix}*", count=1000):
             name = text(raw).removeprefix(self._prefix)
             kind, _, id_ = name.partition(":")
@@ -96,6 +98,11 @@ class Inspection:
     async def unowned(self, tasks: Sequence[str]) -> list[str]:
         """Provider tasks that belong to jobs without a record."""
         return list((await self._run("unowned", {}, words=tasks))[3])
+
+    async def notices(self, ids: Sequence[str]) -> list[tuple[str, str]]:
+        """Those with which something is wrong: (whose, what)."""
+        words = (await self._run("inspect_notices", {}, words=ids))[3]
+        return list(zip(words[::2], words[1::2], strict=True))
 
     async def misfolded(self) -> int:
         """By how many the count of lines that are not jobs yet is wrong."""

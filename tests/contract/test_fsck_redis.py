@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from service.domain.notice import NoticeState
 from service.fsck import FINDINGS, Fsck, Report
 from service.storage.connection import AsyncRedis
 from service.storage.store import PREFIX, Store
@@ -45,11 +46,11 @@ async def test_it_writes_nothing(store: Store, connection: AsyncRedis) -> None:
     assert after["total_commands_processed"] > before["total_commands_processed"]
 
 
-def drops(name: str, of: int) -> Hurt:
+def drops(name: str, of: int, kind: str = "job") -> Hurt:
     """A job's entry in a set has gone."""
 
     async def hurt(redis: AsyncRedis, made: list[str]) -> int:
-        member = f"job:{made[of]}" if name == "due" else made[of]
+        member = f"{kind}:{made[of]}" if name == "due" else made[of]
         return int(await redis.zrem(PREFIX + name, member))
 
     return hurt
@@ -89,6 +90,33 @@ async def loses_a_batchs_job(redis: AsyncRedis, made: list[str]) -> bool:
     return bool(await redis.delete(f"{PREFIX}job:{name}"))
 
 
+async def notified(redis: AsyncRedis, made: list[str]) -> None:
+    """Job 10, which is closed, is told of: its notification is pending."""
+    await Store(redis, LIMITS).notices.resend(made[10], "alice", url="https://caller.example/hook", hook=None)
+
+
+def of_its_notice(hurt: Hurt) -> Hurt:
+    async def both(redis: AsyncRedis, made: list[str]) -> Any:
+        await notified(redis, made)
+        return await hurt(redis, made)
+
+    return both
+
+
+async def keeps_what_is_told_for_ever(redis: AsyncRedis, made: list[str]) -> bool:
+    await notified(redis, made)
+    await Store(redis, LIMITS).notices.tell(made[10], NoticeState.DELIVERED, took_ms=1)
+    return bool(await redis.persist(f"{PREFIX}notice:{made[10]}"))
+
+
+async def ends_a_batch_too_early(redis: AsyncRedis, made: list[str]) -> bool:
+    """The one that is half unfolded: as if its marker had been written. Both hands of an operator were in it."""
+    [queued] = [key async for key in redis.scan_iter(f"{PREFIX}jobs#batch_*:queued")]
+    id_ = queued.decode().partition("#")[2].partition(":")[0]
+    await redis.hset(f"{PREFIX}batch:{id_}", mapping={"status": "cancelled", "marked": "1"})
+    return True
+
+
 # The numbers are those of tests.records.courses: 4 is generating, 6 collecting, 10 is closed.
 HURTS: dict[str, tuple[Hurt, set[str]]] = {
     "a flipped value": (flips, {"unreadable"}),
@@ -109,6 +137,11 @@ HURTS: dict[str, tuple[Hurt, set[str]]] = {
     "a record that is gone alone": (deletes("job:{4}"), {"strays", "unowned"}),
     "a batch that lost a job": (loses_a_batchs_job, {"incomplete"}),
     "a count that is off": (miscounts, {"misfolded"}),
+    "a batch that is over before its jobs": (ends_a_batch_too_early, {"unended"}),
+    "a notification that nobody sends": (of_its_notice(drops("due", 10, "notify")), {"untold"}),
+    "a notification in no list": (of_its_notice(drops("notices", 10)), {"untold"}),
+    "a notification that stays": (keeps_what_is_told_for_ever, {"unforgettable"}),
+    "a notification that is gone alone": (of_its_notice(deletes("notice:{10}")), {"strays"}),
 }
 
 
@@ -139,6 +172,17 @@ async def test_a_newer_releases_record_is_counted_and_not_judged(store: Store, c
 
 def test_every_finding_of_the_script_has_its_words() -> None:
     script = (Path(__file__).parents[2] / "service/storage/lua/inspect.lua").read_text()
-    for what in ("undue", "unforgettable", "unlisted", "slotted", "waiting", "unbatched", "untasked", "incomplete"):
+    for what in (
+        "undue",
+        "unforgettable",
+        "unlisted",
+        "slotted",
+        "waiting",
+        "unbatched",
+        "untasked",
+        "incomplete",
+        "unended",
+        "untold",
+    ):
         assert what in script
         assert what in FINDINGS

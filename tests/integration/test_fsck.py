@@ -123,6 +123,7 @@ async def test_an_end_that_the_new_primary_changes_is_said_and_the_bucket_stays_
         bench.audit_one(told)
         assert "Redis had forgotten how this job ended; the bucket tells another end: succeeded" in caplog.text
         last = (await at.house.desk.store.log(job_id))[-1].data
+        assert (await checked(at)).findings == {"left_over": [job_id]}
         assert (last["reason"], last["detail"]) == ("sidecar_written", "the bucket tells another end: succeeded")
 
 

@@ -73,6 +73,13 @@ MECHANISMS: Final = (
         "tests/contract/test_fsck_redis.py",
     ),
     Mechanism(
+        "fsck's look at what is to be told",
+        "service/storage/lua/inspect.lua",
+        "if not (due and listed) then word = 'untold' end",
+        "",
+        "tests/contract/test_fsck_redis.py",
+    ),
+    Mechanism(
         "one owner of a provider task",
         "service/storage/lua/jobs.lua",
         "if owner and owner ~= a.id then return {'taken', int(now), {}} end",

@@ -158,11 +158,13 @@ def intents(lines: Iterable[Any]) -> Iterable[str]:
 def images(sim: Sim, taken: Taken) -> Iterable[str]:
     shown = {job_id: view(sim.job(job_id)) for job_id in sim.world.memory.jobs}
     things = {key: plain(key, thing.data, thing.metadata) for key, thing in sim.shelf.things.items()}
+    since = {key: thing for key, thing in things.items() if key not in taken.things}
     for job_id, job in shown.items():
         if job_id in taken.unwanted:  # it was on record once more, without its image: `fsck` tells
             continue
-        if job["status"] == "succeeded" or told(sim.shelf.things, job_id) != "succeeded":
-            yield from (f"{job_id}: {it}" for it in history.image_faults(job, shown, sim.provider.ledger, things))
+        # What the lost history had put for a job that ends without success in the new one, `fsck` tells as well.
+        there = things if job["status"] == "succeeded" else since
+        yield from (f"{job_id}: {it}" for it in history.image_faults(job, shown, sim.provider.ledger, there))
 
 
 def told(things: Mapping[str, Thing], job_id: str) -> str | None:

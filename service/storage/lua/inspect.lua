@@ -60,6 +60,14 @@ function verbs.inspect()
   return {'inspected', int(now), {}, out}
 end
 
+-- A batch whose marker is written, cancelled or not, waits for no job any more.
+local function unended(id)
+  if call('LLEN', P .. 'lines:' .. id) > 0 then return true end
+  for _, status in ipairs(STATUSES) do
+    if not OVER[status] and call('ZCARD', P .. 'jobs#' .. id .. ':' .. status) > 0 then return true end
+  end
+end
+
 -- Each batch: {id, what is wrong, marked}. Its jobs are those on record, and those that closed it and were deleted.
 function verbs.inspect_batches()
   local out = {}
@@ -76,18 +84,36 @@ function verbs.inspect_batches()
       end
       if made < r[2] - call('LLEN', P .. 'lines:' .. id) then found[#found + 1] = 'incomplete' end
     end
+    if r[3] == '1' and unended(id) then found[#found + 1] = 'unended' end
     out[#out + 1] = {id, found, r[1] or 'gone', r[3] == '1' and 1 or 0}
   end
   return {'inspected', int(now), {}, out}
 end
 
--- Members of a sorted set that speak of a job or a batch without a record.
+-- Notifications that nobody will send, or that would never leave Redis: {id, what is wrong, …}
+function verbs.inspect_notices()
+  local out = {}
+  for i = 3, #ARGV do
+    local id, key = ARGV[i], P .. 'notice:' .. ARGV[i]
+    local state, word = call('HGET', key, 'state'), nil
+    if state == 'pending' then
+      local due, listed = call('ZSCORE', P .. 'due', 'notify:' .. id), call('ZSCORE', P .. 'notices', id)
+      if not (due and listed) then word = 'untold' end
+    elseif state and call('PTTL', key) < 0 then word = 'unforgettable' end
+    if word then out[#out + 1] = id; out[#out + 1] = word end
+  end
+  return {'inspected', int(now), {}, out}
+end
+
+-- Members of a sorted set that speak of a job, a batch or a notification without a record.
 function verbs.strays()
   local out = {}
   for i = 3, #ARGV do
     local kind, id = string.match(ARGV[i], '^(%a+):(.+)$')
-    if (not kind or kind == 'job' or kind == 'batch') and call('ZSCORE', P .. a.set, ARGV[i])
-      and not on_record(id or ARGV[i]) then out[#out + 1] = ARGV[i] end
+    local known = true
+    if kind == 'notify' or a.set == 'notices' then known = call('EXISTS', P .. 'notice:' .. (id or ARGV[i])) == 1
+    elseif not kind or kind == 'job' or kind == 'batch' then known = on_record(id or ARGV[i]) end
+    if not known and call('ZSCORE', P .. a.set, ARGV[i]) then out[#out + 1] = ARGV[i] end
   end
   return {'inspected', int(now), {}, out}
 end
