@@ -1,9 +1,9 @@
 """The bucket: objects are written once, whole or not at all, and never overwritten. The only file that knows boto3.
 
 boto3 blocks, so each call runs in a thread of the bucket's own pool. It is tried once: retries belong to the caller,
-who alone knows what else is due. A call ends by its deadline in any case. Its thread may outlive it a little: an
-upload ends when it next asks for bytes (its body has been closed), a download at its next 64 KiB, and either after
-`read_timeout_s` of silence.
+who alone knows what else is due. A call ends by its deadline in any case, which is short after a failure (`allowance`).
+Its thread may outlive it a little: an upload ends when it next asks for bytes (its body has been closed), a download at
+its next 64 KiB, and either after `read_timeout_s` of silence.
 
 The credentials need s3:PutObject, s3:GetObject, s3:DeleteObject and s3:ListBucket (without which S3 answers 403
 where nothing is); with tags s3:PutObjectTagging.
@@ -34,6 +34,7 @@ from botocore.exceptions import (  # type: ignore[import-untyped]  # the same
 )
 
 from service.domain.layout import image_keys
+from service.storage.allowance import Allowance
 from service.storage.objects import (
     BucketConfig,
     BucketError,
@@ -78,6 +79,7 @@ class Bucket:
         self._config = config
         self._client = _client(session, config, config.endpoint_url)
         self._links = _client(session, config, config.public_endpoint_url or config.endpoint_url)
+        self._allowance = Allowance(config.deadline_s, config.again_deadline_s)
         self._pool = ThreadPoolExecutor(config.max_connections, thread_name_prefix="bucket")
 
     @property
@@ -187,6 +189,7 @@ class Bucket:
             lambda _: self._links.generate_presigned_url(
                 "get_object", Params=where, ExpiresIn=ttl_s or self._config.presign_ttl_s
             ),
+            asks=False,
         )
 
     async def check(self) -> None:
@@ -208,21 +211,29 @@ class Bucket:
             await self.delete(key)
             await self.delete(f"{key}-bad")
 
-    async def _run(self, name: str, call: Callable[[Event], T]) -> T:
-        """Run the call in a thread. The event it is given is set once nobody waits for it any more."""
-        deadline_s, over = self._config.deadline_s, Event()
+    async def _run(self, name: str, call: Callable[[Event], T], *, asks: bool = True) -> T:
+        """Run the call in a thread. The event it is given is set once nobody waits for it any more.
+
+        `asks` False: it needs no answer of the store, and says nothing of it.
+        """
+        allowed_s, over = self._allowance.now_s, Event()
         try:
-            async with asyncio.timeout(deadline_s):
-                return await asyncio.get_running_loop().run_in_executor(self._pool, call, over)
-        except BucketError:
-            raise
+            async with asyncio.timeout(allowed_s):
+                given = await asyncio.get_running_loop().run_in_executor(self._pool, call, over)
         except TimeoutError:
-            raise BucketUnavailable(f"{name}: not done within {deadline_s:g} s") from None
+            self._allowance.ran_out(allowed_s)
+            raise BucketUnavailable(f"{name}: not done within {allowed_s:g} s") from None
         except Exception as error:  # noqa: BLE001  botocore also raises what is no BotoCoreError (its parsers, urllib3)
+            verdict = error if isinstance(error, BucketError) else _verdict(name, error)
+            if isinstance(verdict, BucketUnavailable):
+                self._allowance.failed()
             # `from None`: the originals quote URLs, and sometimes what was signed.
-            raise _verdict(name, error) from None
+            raise verdict from None
         finally:
             over.set()
+        if asks:
+            self._allowance.worked()
+        return given
 
     async def _put(self, key: str, body: IO[bytes], headers: Mapping[str, Any]) -> Stored | Conflict:
         return await self._run("put", lambda _: self._create(key, body, headers))

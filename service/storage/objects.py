@@ -46,6 +46,7 @@ class BucketConfig:
     connect_timeout_s: float = 3.0
     read_timeout_s: float = 20.0  # silence on a connection
     deadline_s: float = 60.0  # of a call as a whole, its wait for a connection included
+    again_deadline_s: float = 4.0  # of one after a failure; doubled while that is too short
     max_connections: int = 16
 
     def full_key(self, key: str) -> str:

@@ -147,6 +147,31 @@ async def comes_back(bucket: Bucket) -> None:
                 return await bucket.check()
 
 
+async def test_after_a_failure_a_call_may_take_little_then_more_and_after_a_good_one_all_again(
+    bucket_config: BucketConfig, s3_session: Session
+) -> None:
+    config = replace(bucket_config, deadline_s=4.0, again_deadline_s=0.5)
+    async with through_proxy(config, s3_session) as (bucket, proxy):
+        await put(bucket)
+        await proxy.refuse()
+        with pytest.raises(BucketUnavailable, match="EndpointConnectionError"):
+            await bucket.check()
+        await proxy.accept()
+        proxy.stall()
+        together = await asyncio.gather(*(bucket.head(KEY) for _ in range(3)), return_exceptions=True)
+        assert {str(each) for each in together} == {"head: not done within 0.5 s"}, "a store that is back may hang"
+        await bucket.presign_get(KEY)
+        with pytest.raises(BucketUnavailable, match="within 1 s"):
+            await bucket.check()
+        with pytest.raises(BucketUnavailable, match="within 2 s"):
+            await bucket.check()
+        proxy.resume()
+        await bucket.check()
+        proxy.stall()
+        with pytest.raises(BucketUnavailable, match="within 4 s"):
+            await bucket.check()
+
+
 async def test_a_closed_bucket_is_unavailable(bucket_config: BucketConfig, s3_session: Session) -> None:
     bucket = Bucket(bucket_config, s3_session)
     await bucket.close()

@@ -143,6 +143,13 @@ MECHANISMS: Final = (
         "tests/http/test_webhooks.py",
     ),
     Mechanism(
+        "little patience with a store that has just failed",
+        "service/storage/bucket.py",
+        "                self._allowance.failed()\n",
+        "                pass\n",
+        "tests/contract/test_bucket_faults.py",
+    ),
+    Mechanism(
         "spool",
         "workers/pull.py",
         "        safe = await self._spool.keep(job.id, got)",
