@@ -194,5 +194,5 @@ def flips(sim: Sim, taken: Taken) -> Iterable[str]:
             witness = told(taken.things, job_id)
             taken.counts["ended otherwise" if witness else "ended otherwise, before the bucket had told"] += 1
             said = [entry.data for entry in sim.world.memory.logs[job_id] if "the bucket tells" in str(entry.data)]
-            if witness and not said:
+            if witness not in (None, now) and not said:
                 yield f"{job_id}: was {was}, is {now}, and nothing says so"

@@ -470,9 +470,14 @@ HEADERS = st.dictionaries(st.sampled_from(["Retry-After", "x"]), st.text(max_siz
 CLOSED_SET = get_args(Answer)
 
 
-@settings(deadline=None, max_examples=2_000)
-@given(STATUSES, CONTENT_TYPES, st.binary(max_size=100) | PAYLOADS, HEADERS)
-def test_every_answer_gets_a_verdict(status: int, content_type: str, body: bytes, headers: dict[str, str]) -> None:
+@pytest.mark.parametrize("examples", [2_000, pytest.param(5_000, marks=pytest.mark.soak)])
+def test_every_answer_gets_a_verdict(examples: int) -> None:
+    any_answer = given(STATUSES, CONTENT_TYPES, st.binary(max_size=100) | PAYLOADS, HEADERS)
+    settings(deadline=None, max_examples=examples)(any_answer(_has_a_verdict))()
+    print(f"{examples} answers: each has a verdict of the closed set")
+
+
+def _has_a_verdict(status: int, content_type: str, body: bytes, headers: dict[str, str]) -> None:
     submitted = submit_answer(status, content_type, body, headers)
     polled = result_answer(status, content_type, body, headers)
     callback = callback_payload(body)
