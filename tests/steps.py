@@ -21,6 +21,7 @@ from service.domain.events import Event
 from service.domain.job import Job, Queue
 from service.domain.layout import new_id
 from service.domain.view import view
+from service.storage.connection import text
 from service.storage.store import PREFIX
 from tests.integration.house import House
 from workers import wiring
@@ -88,7 +89,10 @@ class Steps:
 
     async def hasten(self, job_id: str) -> None:
         """The time at which it is due has come, and any lease on it has run out."""
-        await self.house.redis.zadd(f"{PREFIX}due", {f"job:{job_id}": 0}, xx=True)
+        redis = self.house.redis
+        await redis.zadd(f"{PREFIX}due", {f"job:{job_id}": 0}, xx=True)
+        if holder := await redis.hget(f"{PREFIX}holders", job_id):
+            await redis.hset(f"{PREFIX}inflight:{text(holder)}", job_id, "0")
 
     async def due(self, job_id: str) -> float | None:
         """When it must be looked at, ms; None: nothing is left to do."""

@@ -4,11 +4,13 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from redis import Redis
 
+from deploy.local import seaweed as embedded
 from deploy.local.ports import LOOPBACK
 from deploy.local.seaweed import Seaweed
 from deploy.local.valkey import Valkey
@@ -61,6 +63,23 @@ def test_options_win_over_our_own(tmp_path: Path) -> None:
             assert client.config_get("appendonly", "maxmemory") == {"appendonly": "no", "maxmemory": "8388608"}
     finally:
         server.stop()
+
+
+def test_a_store_that_reads_and_takes_no_writes_is_started_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes, pids = embedded._writes, list[int]()
+
+    def balks_at_first(client: Any, bucket: str) -> bool:
+        pids.append(server.pid)
+        return server.pid != pids[0] and writes(client, bucket)
+
+    monkeypatch.setattr(embedded, "_writes", balks_at_first)
+    server = Seaweed(tmp_path / "store")
+    server.start()
+    server.stop()
+    assert server.pid != pids[0]
+    assert not psutil.pid_exists(pids[0])
 
 
 def test_the_servers_listen_on_loopback_alone(valkey: Valkey, seaweed: Seaweed) -> None:
