@@ -195,7 +195,7 @@ class Settings:
     web_wait_max_s: float = _row("60", p.seconds(0, 60), "Longest `Prefer: wait`.", unit="s")
     submit_slots: int = _row("64", p.whole(1, 10_000), "Submit bells one worker process serves at once.", unit="bells")
     collect_slots: int = _row(
-        "16", p.whole(1, 10_000), "Collect bells one worker process serves at once.", unit="bells"
+        "64", p.whole(1, 10_000), "Collect bells one worker process serves at once.", unit="bells"
     )
     lease_s: float = _row("12", p.seconds(0.1, 600), "A step's claim on its job; renewed while it runs.", unit="s")
     sweep_interval_s: float = _row("1", p.seconds(0.01, 60), "Gap between two sweeps.", unit="s")

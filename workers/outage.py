@@ -10,6 +10,7 @@ class Outage:
 
     def __init__(self) -> None:
         self._next: int | None = None  # when the next one may try; None: the store is not known to be away
+        self._worked = -1  # when it last did what it was asked
 
     def may_try(self, now: int) -> bool:
         """Whether to call the store. True takes the turn, while it is away."""
@@ -20,8 +21,10 @@ class Outage:
         self._next = now + PROBE_MS
         return True
 
-    def failed(self, now: int) -> None:
-        self._next = now + PROBE_MS
+    def failed(self, now: int, began: int) -> None:
+        """A call that began then came to nothing. If another has done well since, it was that call, not the store."""
+        if began > self._worked:
+            self._next = now + PROBE_MS
 
-    def worked(self) -> None:
-        self._next = None
+    def worked(self, now: int) -> None:
+        self._next, self._worked = None, now

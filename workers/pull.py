@@ -107,6 +107,7 @@ class Puller:
     async def _keep(self, job: Job, lease: Lease, got: Fetched, *, spooled: bool = False) -> None:
         key = layout.image_key(job.id, got.seen.extension)
         image = self._image(job, key, got.sha256, got.bytes, got.seen)
+        began = lease.now()
         try:
             stored = await self._bucket.put_file(
                 key,
@@ -123,13 +124,13 @@ class Puller:
             # An earlier step of ours put it, perhaps other bytes: what lies there is what is true.
             kept = image if stored.created else await self._adopted(job, key)
         except (BucketUnavailable, BucketRefused) as error:
-            self._outage.failed(lease.now())
+            self._outage.failed(lease.now(), began)
             if spooled:
                 await self._wait_there(job, str(error))
             elif not await self._set_aside(job, got, str(error)):
                 await self._later(job, str(error))
             return
-        self._outage.worked()
+        self._outage.worked(lease.now())
         if kept is None:
             await self._broken(job, lease, "the object that was put earlier is not one whole image")
             return

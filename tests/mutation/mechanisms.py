@@ -143,6 +143,13 @@ MECHANISMS: Final = (
         "tests/http/test_webhooks.py",
     ),
     Mechanism(
+        "one hanging put is no outage",
+        "workers/outage.py",
+        "        if began > self._worked:\n            self._next",
+        "        if True:\n            self._next",
+        "tests/unit/test_outage.py",
+    ),
+    Mechanism(
         "little patience with a store that has just failed",
         "service/storage/bucket.py",
         "                self._allowance.failed()\n",

@@ -10,14 +10,23 @@ def test_a_store_that_answers_is_everybodys() -> None:
 
 def test_while_it_is_away_one_in_a_while_may_try() -> None:
     outage = Outage()
-    outage.failed(0)
+    outage.failed(0, began=0)
     tries = [now for now in range(0, 3 * PROBE_MS + 1, 100) if outage.may_try(now)]
     assert tries == [PROBE_MS, 2 * PROBE_MS, 3 * PROBE_MS]
 
 
 def test_one_that_worked_ends_it() -> None:
     outage = Outage()
-    outage.failed(0)
-    outage.worked()
+    outage.failed(0, began=0)
+    outage.worked(0)
     assert outage.may_try(0)
     assert outage.may_try(0)
+
+
+def test_one_call_that_fails_while_others_do_well_is_no_outage() -> None:
+    outage = Outage()
+    outage.worked(500)
+    outage.failed(1_000, began=400)
+    assert all(outage.may_try(now) for now in range(1_000, 1_005)), "it hung; the store has served another since"
+    outage.failed(1_100, began=600)
+    assert not outage.may_try(1_101)
