@@ -521,13 +521,6 @@ MECHANISMS: Final = (
         "tests/unit/test_signatures.py",
     ),
     Mechanism(
-        "jobs that a cancelled retry has",
-        "workers/batches.py",
-        "if old.retried_by is not None:",
-        "if batch.status is BatchStatus.CANCELLED:\n                return False\n            if old.retried_by:",
-        "tests/integration/test_batch_steps.py",
-    ),
-    Mechanism(
         "no seal of what is cleared away",
         "service/storage/lua/batches.lua",
         "  if unsealed(a.id) then call('HSET', P .. 'batch:' .. a.id, 'lapsed', '1') end\n",

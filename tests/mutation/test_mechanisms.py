@@ -12,7 +12,7 @@ import pytest
 from tests.mutation.mechanisms import MECHANISMS, Mechanism
 
 ROOT: Final = Path(__file__).parents[2]
-TEST_S: Final = 500
+TEST_S: Final = 900
 Run: TypeAlias = subprocess.CompletedProcess[str]
 FAILED: Final = 1  # pytest's exit code for "tests ran, and some failed"; 2 to 5 are mistakes of the run itself
 
