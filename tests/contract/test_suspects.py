@@ -133,6 +133,19 @@ async def test_an_outcome_that_is_awaited_stays_awaited_and_only_its_repetition_
     assert (await isolated(here)).jobs == (job_id,)
 
 
+async def test_what_is_submitted_again_after_its_wait_is_one_group(
+    here: Store, there: Store, connection: AsyncRedis
+) -> None:
+    first, second, third = ids = await held(there, 1, 2, 3)
+    for job_id in ids:
+        await happens(there, job_id, e.Intended(attempt=1, delay_s=LONGER_THAN_A_LEASE_S))
+    await here.quarantine.reap(NOW_S)
+    await connection.zadd("dr1:due", {f"job:{first}": 0, f"job:{third}": 0})
+    assert await claim(here, first) is None
+    assert sorted((await isolated(here)).jobs) == [first, third], "a process for each would cost seconds each"
+    assert await connection.hget("dr1:suspects", second) == b"submit", "its outcome may still be told"
+
+
 async def test_a_callback_frees_a_submission_that_was_in_flight(here: Store, there: Store) -> None:
     [job_id] = await held(there, 1)
     await happens(there, job_id, e.Intended(attempt=1, delay_s=LONGER_THAN_A_LEASE_S))

@@ -2,13 +2,13 @@
 
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pytest
 
 from tests.integration import chronicle
-from tests.integration.house import ENDED, House, JobView
+from tests.integration.house import ENDED, House
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(3600)]
 
@@ -34,7 +34,7 @@ def test_each_part_may_die_in_the_middle_of_the_work(fragile_house: House, round
     ]
     jobs = house.await_ended([job_id for kill in kills for job_id in kill.ids])
     house.audit(jobs)
-    assert_bought_once_or_flagged(house, jobs)
+    chronicle.bought_once_or_flagged(house, jobs)
     assert chronicle.violations(house, jobs, unknown_wait_s=UNKNOWN_WAIT_S) == []
     assert len(house.keys("images/")) == len(jobs), "no image but the jobs' own"
     assert house.fsck() == {}
@@ -48,16 +48,46 @@ def test_each_part_may_die_in_the_middle_of_the_work(fragile_house: House, round
         assert max(unknown, default=0) < UNKNOWN_WAIT_S + RECOVERY_S
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize("rounds", [5])
+def test_what_was_being_submitted_when_its_workers_died_is_waited_out(fragile_house: House, rounds: int) -> None:
+    """Bought, and nobody can know: no answer, no callback, and who had asked is dead."""
+    house = fragile_house
+    kills = [killed_while_submitting(house, f"both workers die, {number}") for number in range(rounds)]
+    jobs = house.await_ended([job_id for kill in kills for job_id in kill.ids])
+    house.audit(jobs)
+    assert set(house.purchases(jobs).values()) == {2}
+    assert all(job["possible_duplicate"] for job in jobs)
+    assert chronicle.violations(house, jobs, unknown_wait_s=UNKNOWN_WAIT_S) == []
+    took_s = ended_after_s(kills, chronicle.lines(house), submitting=True)
+    print(f"UNKNOWN_WAIT_S={UNKNOWN_WAIT_S:.0f}: in `submitting`, ended after {told(took_s)}")
+    assert max(took_s) < UNKNOWN_WAIT_S + RECOVERY_S
+
+
 def killed(house: House, part: str, name: str, done: int) -> Kill:
     """Over fresh work, of which more than `done` are done and not all; then everything ends."""
     ids = house.post_many(JOBS, name)
     house.await_that(lambda: house.statuses(ids)["succeeded"] > done, 60)
-    before = house.stack.kill(part)
+    return dead(house, (part,), ids)
+
+
+def killed_while_submitting(house: House, name: str) -> Kill:
+    """Both workers, while the provider has taken all that they posted, and answers none of it."""
+    house.provider.post("/_control", json={"accept_hang": 1, "callback_loss": 1}).raise_for_status()
+    ids = house.post_many(JOBS, name)
+    house.await_that(lambda: house.statuses(ids)["submitting"] == JOBS, 60)
+    house.provider.post("/_control", json={"accept_hang": 0, "callback_loss": 0}).raise_for_status()
+    return dead(house, ("workers-1", "workers-2"), ids)
+
+
+def dead(house: House, parts: Sequence[str], ids: list[str]) -> Kill:
+    before = {part: house.stack.kill(part) for part in parts}
     at_s = time.time()
-    house.stack.await_next(part, before)
+    for part, pid in before.items():
+        house.stack.await_next(part, pid)
     back_s = time.time() - at_s
     house.await_ended(ids)
-    return Kill(part, round(at_s * 1000), back_s, ids)
+    return Kill(parts[0], round(at_s * 1000), back_s, ids)
 
 
 def ended_after_s(kills: Iterable[Kill], lines: list[dict[str, str]], *, submitting: bool) -> list[float]:
@@ -77,11 +107,3 @@ def told(took_s: list[float]) -> str:
     if not took_s:
         return "none"
     return f"{statistics.median(took_s):.1f} s (median of {len(took_s)}), {max(took_s):.1f} s at most"
-
-
-def assert_bought_once_or_flagged(house: House, jobs: list[JobView]) -> None:
-    purchases = house.purchases(jobs)
-    for job in jobs:
-        extra = purchases[job["request"]["prompt"]] - 1
-        assert extra in (0, 1)
-        assert job["possible_duplicate"] or extra == 0

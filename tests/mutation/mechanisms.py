@@ -304,6 +304,13 @@ MECHANISMS: Final = (
         "tests/contract/test_suspects.py",
     ),
     Mechanism(
+        "one group of what is submitted again",
+        "service/storage/lua/suspects.lua",
+        "else herd(resubmitted(), now) end",
+        "else herd({id}, now) end",
+        "tests/contract/test_suspects.py",
+    ),
+    Mechanism(
         "no suspicion where a callback came early",
         "service/storage/lua/suspects.lua",
         "if due and due <= now and num(held[i + 1]) <= now then",

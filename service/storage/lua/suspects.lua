@@ -45,12 +45,22 @@ local function disband(group)
   call('DEL', P .. 'group:' .. group)
 end
 
+-- Suspects whose submission comes again by now, since its outcome has stayed unknown: one group, not one each.
+local function resubmitted()
+  local marks, ids = call('HGETALL', P .. 'suspects'), {}
+  for i = 1, #marks, 2 do
+    local due = marks[i + 1] == 'submit' and num(call('ZSCORE', P .. 'due', 'job:' .. marks[i]))
+    if due and due <= now then ids[#ids + 1] = marks[i] end
+  end
+  return ids
+end
+
 -- A suspect is for the process that runs its group, and for no other.
 local function barred(id)
   local group = call('HGET', P .. 'suspects', id)
   if a.alone then return group ~= a.alone end
   if group ~= 'submit' then return group end
-  if a.queue ~= 'submit' then acquit(id) else herd({id}, now) end
+  if a.queue ~= 'submit' then acquit(id) else herd(resubmitted(), now) end
   return a.queue == 'submit'
 end
 
