@@ -1,6 +1,6 @@
 """Closing: what is left to do for a job that is sealed or has ended.
 
-    scrub (an image put while it ended) → sidecar → on record → settle (the purchase and the slot)
+    sidecar → scrub (an image put while it ended) → on record → settle (the purchase and the slot)
 
 Killed anywhere: each is done again, and finds itself done. The sidecar is put once: a second writer adopts the first's.
 It stays also where a Redis that has since failed over without its newest writes had come to another end; that is said.
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 SETTLE_GAP_S: Final = 15.0
 SIDECAR_MAX: Final = 4 * 2**20  # bytes
+LATE_PUT_S: Final = 120.0  # a put that we gave up on may land later, when the store that hung goes on
 
 
 class Closer:
@@ -68,8 +69,6 @@ class Closer:
 
     async def _write_down(self, job: Job) -> None:
         try:
-            if job.scrub:
-                await self.scrub(job.id)
             stored = await self._bucket.put_bytes(
                 layout.sidecar_key(job.id),
                 sidecar(job),
@@ -77,6 +76,9 @@ class Closer:
                 metadata={"job-id": job.id} | ({"idempotency": job.idempotency} if job.idempotency else {}),
             )
             told = None if isinstance(stored, Conflict) or stored.created else await self._told(job.id)
+            if job.scrub:
+                await self.scrub(job.id)
+                await self._desk.store.plan("scrub", job.id, LATE_PUT_S)
         except (BucketUnavailable, BucketRefused) as error:
             delay_s = retry.STORE.wait_s(2, self._dice)
             await self._desk.tell(job.id, events.StoreFailed(detail=str(error), delay_s=delay_s))
@@ -94,7 +96,7 @@ class Closer:
             return unview(
                 json.loads(await self._bucket.get_bytes(layout.sidecar_key(job_id), SIDECAR_MAX) or b"")
             ).status
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, RecursionError):
             return None
 
     async def _settle(self, job: Job, lease: Lease) -> None:

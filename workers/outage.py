@@ -1,6 +1,9 @@
 """The store is away: one step at a time tries whether it is back, the others do not wait for its deadline."""
 
+import logging
 from typing import Final
+
+log = logging.getLogger(__name__)
 
 PROBE_MS: Final = 2_000
 
@@ -21,10 +24,14 @@ class Outage:
         self._next = now + PROBE_MS
         return True
 
-    def failed(self, now: int, began: int) -> None:
+    def failed(self, now: int, began: int, detail: str) -> None:
         """A call that began then came to nothing. If another has done well since, it was that call, not the store."""
         if began > self._worked:
+            if self._next is None:
+                log.warning("the store is away: %s", detail)
             self._next = now + PROBE_MS
 
     def worked(self, now: int) -> None:
+        if self._next is not None:
+            log.warning("the store is back")
         self._next, self._worked = None, now

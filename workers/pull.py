@@ -124,7 +124,7 @@ class Puller:
             # An earlier step of ours put it, perhaps other bytes: what lies there is what is true.
             kept = image if stored.created else await self._adopted(job, key)
         except (BucketUnavailable, BucketRefused) as error:
-            self._outage.failed(lease.now(), began)
+            self._outage.failed(lease.now(), began, str(error))
             if spooled:
                 await self._wait_there(job, str(error))
             elif not await self._set_aside(job, got, str(error)):

@@ -63,9 +63,14 @@ class Suspects:
         if not group.jobs:
             await self._quarantine.clear(group)
             return True
-        child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", self._terms.module, group.id, *group.jobs, stdin=PIPE, stdout=DEVNULL
-        )
+        try:
+            child = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", self._terms.module, group.id, *group.jobs, stdin=PIPE, stdout=DEVNULL
+            )
+        except OSError as error:  # no process or no memory to be had
+            log.warning("suspects cannot be run: %s", type(error).__name__)
+            await self._quarantine.keep(group, AGAIN_S)
+            return True
         try:
             held = await self._await_end(child, group)
         finally:
@@ -105,7 +110,7 @@ class Suspects:
         else:
             told = {"group": group.id, "jobs": len(group.jobs), "code": code}
             log.error("a process of suspects has crashed", extra=told)
-            crashed = await self._quarantine.blame(group, self._terms.retry_s)
+            crashed = await self._quarantine.blame(group, self._terms.retry_s, again_s=AGAIN_S)
             if crashed is not None and crashed.times > len(self._terms.retry_s):
                 await self._poisoned(crashed)
 

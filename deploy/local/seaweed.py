@@ -122,6 +122,8 @@ class Seaweed:
         try:
             await_ready(process, lambda: _writes(client, f"{self.bucket}-ready"), self.log, deadline_s)
         except StartError as error:
+            if process.poll() is not None:
+                raise
             process.kill()  # asked to end, it would take seconds; what it has acknowledged is on disk
             raise TakesNoWrites(str(error)) from error
 

@@ -11,16 +11,17 @@ class Allowance:
 
     def __init__(self, most_s: float, again_s: float) -> None:
         self._most_s = most_s
-        self._again_s = min(again_s, most_s)
+        self._again_s = self._enough_s = min(again_s, most_s)
         self.now_s = most_s
 
     def worked(self) -> None:
-        self.now_s = self._most_s
+        self.now_s, self._enough_s = self._most_s, self._again_s
 
     def failed(self) -> None:
-        """By an answer, or without one, but in time."""
-        self.now_s = min(self.now_s, self._again_s)
+        """By an answer, or without one, but in time: that says nothing of how long the others need."""
+        self.now_s = min(self.now_s, self._enough_s)
 
     def ran_out(self, allowed_s: float) -> None:
         """A call took all that it was allowed: perhaps it needs more. Several at once are one sign of that."""
-        self.now_s = min(self._most_s, max(self.now_s, 2 * allowed_s))
+        self._enough_s = min(self._most_s, max(self._enough_s, 2 * allowed_s))
+        self.now_s = max(self.now_s, self._enough_s)

@@ -65,12 +65,14 @@ class Quarantine:
         """Its process has ended well."""
         await self._run("clear", _fence(group))
 
-    async def blame(self, group: Group, waits_s: Sequence[float]) -> Crashed | None:
+    async def blame(self, group: Group, waits_s: Sequence[float], *, again_s: float) -> Crashed | None:
         """Its process has crashed. A lone job runs again `waits_s[n - 1]` after its crash number n, at least.
 
         After one crash more than there are waits it is the caller's to end; killed before, it runs and crashes again.
+        A process that has crashed before it had a job in its hands accuses none: the group runs again after `again_s`.
         """
-        reply = await self._run("blame", _fence(group) | {"waits_ms": [round(wait * 1000) for wait in waits_s]})
+        told = {"waits_ms": [round(wait * 1000) for wait in waits_s], "again_ms": round(again_s * 1000)}
+        reply = await self._run("blame", _fence(group) | told)
         return Crashed(reply[3], int(reply[4])) if reply[0] == "alone" else None
 
     async def acquit(self, job_id: str) -> None:

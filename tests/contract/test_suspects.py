@@ -71,6 +71,13 @@ async def isolated(store: Store) -> Group:
     return group
 
 
+async def crashed(store: Store, job_id: str) -> Crashed | None:
+    """The verdict on a process that had this suspect in its hands."""
+    group = await isolated(store)
+    assert await claim(store, job_id, alone=group.id)
+    return await store.quarantine.blame(group, [0], again_s=0)
+
+
 async def rung(store: Store) -> list[str]:
     return [bell.id for bell in await store.ripen({"submit": 100, "collect": 100}, again_s=0)]
 
@@ -172,7 +179,7 @@ async def test_each_crash_halves_the_group_and_spares_who_had_ended(here: Store,
     for job_id in ids:
         assert await claim(here, job_id, alone=group.id)
     await here.release(ids[0], alone=group.id)
-    assert await here.quarantine.blame(group, [HOUR_S]) is None
+    assert await here.quarantine.blame(group, [HOUR_S], again_s=0) is None
     halves = [await isolated(here), await isolated(here)]
     assert [sorted(half.jobs) for half in halves] == [ids[1:3], ids[3:]]
     assert await here.quarantine.isolate(HOUR_S) is None
@@ -184,7 +191,7 @@ async def test_crashes_alone_are_counted_and_each_waits(here: Store, there: Stor
     for times in (1, 2, 3):
         group = await isolated(here)
         assert await claim(here, job_id, alone=group.id)
-        assert await here.quarantine.blame(group, [HOUR_S, 2 * HOUR_S]) == Crashed(job_id, times)
+        assert await here.quarantine.blame(group, [HOUR_S, 2 * HOUR_S], again_s=0) == Crashed(job_id, times)
         assert await here.quarantine.isolate(HOUR_S) is None, "not before its wait is over"
         for name in ("groups", "due"):
             rows: Any = await connection.zrange(f"dr1:{name}", 0, 0, withscores=True)
@@ -197,14 +204,35 @@ async def test_crashes_alone_are_counted_and_each_waits(here: Store, there: Stor
     assert await claim(here, job_id)
 
 
+async def test_a_process_that_crashes_before_it_takes_a_job_accuses_none(here: Store, there: Store) -> None:
+    """An installation that is being replaced, say: no job is poisoned by what never ran it."""
+    [job_id] = await held(there, 1)
+    await here.quarantine.reap(NOW_S)
+    for _ in range(5):
+        assert await here.quarantine.blame(await isolated(here), [0], again_s=0) is None
+    assert await crashed(here, job_id) == Crashed(job_id, 1)
+
+
+async def test_who_is_in_a_group_is_in_no_other(here: Store, there: Store, make: Make, connection: AsyncRedis) -> None:
+    """The first was taken by another while its old lease ran; then both processes let everything run out."""
+    first, second = await held(there, 1, 2)
+    await connection.zadd("dr1:due", {f"job:{first}": 0})
+    assert await claim(make("another"), first)
+    await connection.hset("dr1:inflight:another", first, "0")
+    await runs_out(connection, first, second)
+    assert await claim(here, first) is None
+    assert await claim(here, second) is None
+    assert [(await isolated(here)).jobs for _ in range(2)] == [(first,), (second,)]
+
+
 async def test_a_good_end_forgets_the_crashes(here: Store, there: Store, make: Make) -> None:
     [job_id] = await held(there, 1)
     await here.quarantine.reap(NOW_S)
-    assert await here.quarantine.blame(await isolated(here), [0]) == Crashed(job_id, 1)
+    assert await crashed(here, job_id) == Crashed(job_id, 1)
     await here.quarantine.clear(await isolated(here))
     assert await claim(make("another"), job_id)
     await here.quarantine.reap(NOW_S)
-    assert await here.quarantine.blame(await isolated(here), [0]) == Crashed(job_id, 1)
+    assert await crashed(here, job_id) == Crashed(job_id, 1)
 
 
 async def test_a_group_whose_keeper_died_is_taken_by_the_next_who_judges_alone(
@@ -219,7 +247,7 @@ async def test_a_group_whose_keeper_died_is_taken_by_the_next_who_judges_alone(
     assert group.jobs == (job_id,)
     assert await claim(here, job_id, alone=group.id), "the dead one's lease on the job is over"
     assert await here.quarantine.keep(lost, HOUR_S) is None
-    assert await here.quarantine.blame(lost, [0]) is None, "a verdict that comes too late is none"
+    assert await here.quarantine.blame(lost, [0], again_s=0) is None, "a verdict that comes too late is none"
     await here.quarantine.clear(lost)
     assert await claim(here, job_id) is None, "still a suspect"
 

@@ -11,6 +11,7 @@ import pytest
 from service.domain import events, layout
 from service.domain.job import FoundBy, Image, Job, Queue
 from service.domain.view import view
+from service.storage.store import PREFIX
 from tests.cutting_proxy import CuttingProxy
 from tests.steps import HOUR_S, Bench, Steps, comes, picture
 
@@ -241,6 +242,24 @@ async def test_a_put_that_comes_after_the_end_takes_its_image_away_again(
             await step
         assert images(bench, job) == set()
         assert await at.job(job.id) == ended
+
+
+@ENDINGS
+async def test_an_image_that_lands_long_after_its_job_has_ended_goes(
+    bench: Bench, event: events.Event, status: str
+) -> None:
+    """A put that was given up on, at a store that hung, and then went on."""
+    async with bench.steps() as at:
+        job = await ready(bench, at)
+        await at.tell(job.id, event)
+        await at.hasten(job.id)
+        ended = await at.collect(job.id)
+        assert (ended.status, ended.sidecar, ended.scrub) == (status, True, False)
+        bench.put(layout.image_key(job.id, "jpeg"), bench.true_image(job), **{"job-id": job.id})
+        await at.house.redis.zadd(f"{PREFIX}due", {f"scrub:{job.id}": 0}, xx=True)
+        await at.house.sweep.round()
+        assert images(bench, job) == set()
+        assert sidecar(bench, ended) == view(ended)
 
 
 # ---- the order: image, seal, sidecar, succeeded --------------------------------------------------------------------

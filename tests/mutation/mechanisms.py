@@ -311,6 +311,27 @@ MECHANISMS: Final = (
         "tests/contract/test_suspects.py",
     ),
     Mechanism(
+        "no job is accused by a process that never had it",
+        "service/storage/lua/suspects.lua",
+        "if call('HLEN', P .. 'inflight:' .. a.group) == 0 then",
+        "if false then",
+        "tests/contract/test_suspects.py",
+    ),
+    Mechanism(
+        "a suspect is in one group",
+        "service/storage/lua/suspects.lua",
+        "if not mark or mark == 'submit' then ids[#ids + 1] = held[i] end",
+        "ids[#ids + 1] = held[i]",
+        "tests/contract/test_suspects.py",
+    ),
+    Mechanism(
+        "a second look for an image that lands late",
+        "workers/close.py",
+        '                await self._desk.store.plan("scrub", job.id, LATE_PUT_S)\n',
+        "",
+        "tests/integration/test_collect.py",
+    ),
+    Mechanism(
         "no suspicion where a callback came early",
         "service/storage/lua/suspects.lua",
         "if due and due <= now and num(held[i + 1]) <= now then",

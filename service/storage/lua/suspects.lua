@@ -74,8 +74,9 @@ local function abandoned(id)
   for i = 1, #held, 2 do
     local due = num(call('ZSCORE', P .. 'due', 'job:' .. held[i]))
     if due and due <= now and num(held[i + 1]) <= now then
+      local mark = call('HGET', P .. 'suspects', held[i])
       over = over or held[i] == id
-      ids[#ids + 1] = held[i]
+      if not mark or mark == 'submit' then ids[#ids + 1] = held[i] end -- one that is in a group stays in it
       drop(held[i], holder)
     end
   end
@@ -167,9 +168,14 @@ function verbs.acquit()
 end
 
 -- The group's process has crashed. Several: each half runs apart, at once. One: its crashes are counted, and it waits.
--- halved | alone | cleared (all had ended before) | lost
+-- Where it has crashed before it took any, it was not a job: it could not start. The group waits and is run again.
+-- halved | alone | cleared (all had ended before) | innocent | lost
 function verbs.blame()
   if not ours() then return {'lost', int(now), {}} end
+  if call('HLEN', P .. 'inflight:' .. a.group) == 0 then
+    call('ZADD', P .. 'groups', int(now + a.again_ms), a.group)
+    return {'innocent', int(now), {}}
+  end
   local ids = call('LRANGE', P .. 'group:' .. a.group, 0, -1)
   if #ids == 1 then
     local crashes = call('HINCRBY', P .. 'crashes', ids[1], 1)
