@@ -145,8 +145,8 @@ MECHANISMS: Final = (
     Mechanism(
         "one hanging put is no outage",
         "workers/outage.py",
-        "        if began > self._worked:\n            self._next",
-        "        if True:\n            self._next",
+        "        if began > self._worked:\n",
+        "        if True:\n",
         "tests/unit/test_outage.py",
     ),
     Mechanism(
