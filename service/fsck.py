@@ -45,7 +45,7 @@ FINDINGS: Final = {
     "lost": "jobs are in the bucket, and not on record although the retention is not over: `rebuild` makes them again",
     "lost_batches": "batches are in the bucket, and not on record although the retention is not over: `rebuild`, too",
     "orphans": "images belong to jobs that neither Redis nor a sidecar knows",
-    "left_over": "images of jobs that failed or were cancelled: a Redis that is lost may have had another end for them",
+    "left_over": "images of failed or cancelled jobs: they go within minutes, or a lost Redis knew another end",
     "no_image": "succeeded jobs whose image is not in the bucket",
     "no_sidecar": "ended jobs whose sidecar is not in the bucket",
 }

@@ -18,6 +18,7 @@ from service.storage.quarantine import Crashed, Group
 ALONE: Final = "workers.alone"
 EXIT_NOT_RUN: Final = 75  # EX_TEMPFAIL of sysexits.h: the child's word for "nobody is to blame"
 RUN_S_MAX: Final = 180.0  # more than any step's own deadlines add up to
+KEEPERS_MOST: Final = 3  # that die with one group in the hands of their child, until it counts as a crash
 AGAIN_S: Final = 5.0  # until a group that could not be run is tried again
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class Suspects:
 
     async def round(self) -> bool:
         """Run the group that is due, to its verdict. False: there is none."""
+        await self._end(await self._quarantine.bereave(self._terms.retry_s, most=KEEPERS_MOST))
         group = await self._quarantine.isolate(self._terms.lease_s)
         if group is None:
             return False
@@ -110,9 +112,11 @@ class Suspects:
         else:
             told = {"group": group.id, "jobs": len(group.jobs), "code": code}
             log.error("a process of suspects has crashed", extra=told)
-            crashed = await self._quarantine.blame(group, self._terms.retry_s, again_s=AGAIN_S)
-            if crashed is not None and crashed.times > len(self._terms.retry_s):
-                await self._poisoned(crashed)
+            await self._end(await self._quarantine.blame(group, self._terms.retry_s, again_s=AGAIN_S))
+
+    async def _end(self, crashed: Crashed | None) -> None:
+        if crashed is not None and crashed.times > len(self._terms.retry_s):
+            await self._poisoned(crashed)
 
     async def _poisoned(self, crashed: Crashed) -> None:
         detail = f"its step ended its process {crashed.times} times, each time alone"

@@ -5,8 +5,8 @@ class Allowance:
     """All of `most_s` while the store does well. After a failure `again_s`, twice that after each call that it was too
     short for, and all again as soon as one has done well.
 
-    A store that comes back takes connections before it can serve them, and forgets some of what it took then (SeaweedFS
-    4.48 does): such a call would hang for all the silence that a healthy one may take, with a paid image in its hands.
+    A store that comes back takes connections before it can serve them (SeaweedFS 4.48 answered such puts after up to
+    19 s): a call that hangs like that would hold a paid image for all the silence that a healthy store may take.
     """
 
     def __init__(self, most_s: float, again_s: float) -> None:

@@ -56,6 +56,12 @@ class Quarantine:
         reply = await self._run("isolate", {"lease_ms": round(lease_s * 1000)})
         return Group(reply[3], int(reply[4]), tuple(reply[5])) if reply[0] == "isolated" else None
 
+    async def bereave(self, waits_s: Sequence[float], *, most: int) -> Crashed | None:
+        """Judge the next group if its process and its keeper have died together `most` times: as `blame` does."""
+        told = {"waits_ms": [round(wait * 1000) for wait in waits_s], "most": most}
+        reply = await self._run("bereave", told)
+        return Crashed(reply[3], int(reply[4])) if reply[0] == "alone" else None
+
     async def keep(self, group: Group, lease_s: float) -> Group | None:
         """The group under a lease that ends so much later (0: it is given back); None: it is not ours any more."""
         reply = await self._run("keep", _fence(group) | {"lease_ms": round(lease_s * 1000)})

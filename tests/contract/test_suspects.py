@@ -252,6 +252,31 @@ async def test_a_group_whose_keeper_died_is_taken_by_the_next_who_judges_alone(
     assert await claim(here, job_id) is None, "still a suspect"
 
 
+async def test_a_job_that_takes_the_keeper_with_it_is_judged_all_the_same(here: Store, there: Store) -> None:
+    """A container whose memory has run out is ended as a whole: the child, and who would have told of its crash."""
+    [job_id] = await held(there, 1)
+    await here.quarantine.reap(NOW_S)
+    for times in (1, 2):
+        for _ in range(2):
+            assert await here.quarantine.bereave([0, 0], most=3) is None
+            lost = await here.quarantine.isolate(NOW_S)
+            assert lost
+            assert await claim(here, job_id, alone=lost.id)
+        assert await here.quarantine.bereave([0, 0], most=3) is None, "twice may be chance"
+        lost = await here.quarantine.isolate(NOW_S)
+        assert lost
+        assert await claim(here, job_id, alone=lost.id)
+        assert await here.quarantine.bereave([0, 0], most=3) == Crashed(job_id, times)
+
+
+async def test_a_keeper_that_dies_before_its_child_has_a_job_accuses_none(here: Store, there: Store) -> None:
+    await held(there, 1)
+    await here.quarantine.reap(NOW_S)
+    for _ in range(5):
+        assert await here.quarantine.isolate(NOW_S)
+        assert await here.quarantine.bereave([0, 0], most=3) is None
+
+
 async def test_a_deleted_job_is_no_suspect(here: Store, there: Store, connection: AsyncRedis) -> None:
     [job_id] = await held(there, 1)
     await happens(there, job_id, e.CancelAsked())

@@ -318,6 +318,13 @@ MECHANISMS: Final = (
         "tests/contract/test_suspects.py",
     ),
     Mechanism(
+        "verdict on who took the keeper with it",
+        "service/storage/lua/suspects.lua",
+        ">= a.most then return convict(group) end",
+        ">= a.most then return {'none', int(now), {}} end",
+        "tests/contract/test_suspects.py",
+    ),
+    Mechanism(
         "a suspect is in one group",
         "service/storage/lua/suspects.lua",
         "if not mark or mark == 'submit' then ids[#ids + 1] = held[i] end",

@@ -41,6 +41,7 @@
 --   groups, grouped     zset, string   groups of suspects → when due, or the end of their lease; how many there were
 --   group:{group}       list    its jobs
 --   crashes             hash    suspects → how often they crashed when alone
+--   bereaved            hash    groups → how often their keeper died with them in the hands of its child
 --   events              stream  one entry a transition, for readers
 --   took:{model}        list    the last durations from acceptance to ready, ms
 --   found               list    of the last images: webhook | late:{ms} | lost (what became of the callback)

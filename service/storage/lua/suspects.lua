@@ -43,6 +43,7 @@ end
 local function disband(group)
   call('ZREM', P .. 'groups', group)
   call('DEL', P .. 'group:' .. group)
+  call('HDEL', P .. 'bereaved', group)
 end
 
 -- Suspects whose submission comes again by now, since its outcome has stayed unknown: one group, not one each.
@@ -128,6 +129,37 @@ function verbs.reap()
   return {'watched', int(now), {}, dead}
 end
 
+-- A group is guilty. Several: each half runs apart, at once. One: its crashes are counted, and it waits.
+-- halved | alone | cleared (all had ended before)
+local function convict(group)
+  local ids = call('LRANGE', P .. 'group:' .. group, 0, -1)
+  if #ids == 1 then
+    local crashes = call('HINCRBY', P .. 'crashes', ids[1], 1)
+    local at = now + a.waits_ms[math.min(crashes, #a.waits_ms)]
+    let_go(group, crashes > #a.waits_ms and now or at) -- after the last try it is the caller's to end
+    disband(group)
+    herd(ids, at)
+    return {'alone', int(now), {}, ids[1], crashes}
+  end
+  let_go(group, now)
+  disband(group)
+  local halves = {{}, {}}
+  for i, id in ipairs(ids) do table.insert(halves[i <= #ids / 2 and 1 or 2], id) end
+  herd(halves[1], now)
+  herd(halves[2], now)
+  return {#ids > 0 and 'halved' or 'cleared', int(now), {}}
+end
+
+-- The next group that is due stands in the hands of a process whose keeper has died as well, so that nobody judged it:
+-- a container is ended as a whole. Once is nobody's fault; `most` times, it is the group's. none | as `convict`
+function verbs.bereave()
+  local group = call('ZRANGE', P .. 'groups', '-inf', int(now), 'BYSCORE', 'LIMIT', 0, 1)[1]
+  if not group or call('HLEN', P .. 'inflight:' .. group) == 0 then return {'none', int(now), {}} end
+  if call('HINCRBY', P .. 'bereaved', group, 1) >= a.most then return convict(group) end
+  let_go(group, now)
+  return {'none', int(now), {}}
+end
+
 -- A group of suspects that is due, under a lease. Whoever ran it before is dead. isolated | none
 function verbs.isolate()
   local group = call('ZRANGE', P .. 'groups', '-inf', int(now), 'BYSCORE', 'LIMIT', 0, 1)[1]
@@ -167,29 +199,13 @@ function verbs.acquit()
   return {'acquitted', int(now), {}}
 end
 
--- The group's process has crashed. Several: each half runs apart, at once. One: its crashes are counted, and it waits.
--- Where it has crashed before it took any, it was not a job: it could not start. The group waits and is run again.
--- halved | alone | cleared (all had ended before) | innocent | lost
+-- The group's process has crashed. Where it has before it took any job, it was none of them: it could not start, and the
+-- group is run again after `again_ms`. innocent | lost | as `convict`
 function verbs.blame()
   if not ours() then return {'lost', int(now), {}} end
   if call('HLEN', P .. 'inflight:' .. a.group) == 0 then
     call('ZADD', P .. 'groups', int(now + a.again_ms), a.group)
     return {'innocent', int(now), {}}
   end
-  local ids = call('LRANGE', P .. 'group:' .. a.group, 0, -1)
-  if #ids == 1 then
-    local crashes = call('HINCRBY', P .. 'crashes', ids[1], 1)
-    local at = now + a.waits_ms[math.min(crashes, #a.waits_ms)]
-    let_go(a.group, crashes > #a.waits_ms and now or at) -- after the last try it is the caller's to end
-    disband(a.group)
-    herd(ids, at)
-    return {'alone', int(now), {}, ids[1], crashes}
-  end
-  let_go(a.group, now)
-  disband(a.group)
-  local halves = {{}, {}}
-  for i, id in ipairs(ids) do table.insert(halves[i <= #ids / 2 and 1 or 2], id) end
-  herd(halves[1], now)
-  herd(halves[2], now)
-  return {#ids > 0 and 'halved' or 'cleared', int(now), {}}
+  return convict(a.group)
 end
