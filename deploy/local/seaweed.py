@@ -65,7 +65,8 @@ class Seaweed:
         return f"http://{LOOPBACK}:{self.port}"
 
     def start(self, deadline_s: float = 30.0) -> None:
-        """Return once the bucket exists, gives what it holds and takes more. StartError if that does not come in time.
+        """Return once the bucket exists, gives what it holds and takes more. StartError if that does not come in time:
+        `deadline_s` is for each step of a start, and there are up to STARTS_MAX starts.
 
         Only the first start may move to other ports, when somebody took one of ours in between.
         """

@@ -1,4 +1,4 @@
-"""How long a call to the store may take: less for a while after it has failed, when many hang that will never end."""
+"""How long a call to the store may take: less after it has failed, when many hang."""
 
 
 class Allowance:
