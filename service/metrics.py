@@ -42,6 +42,14 @@ class Metrics:
             "darkroom_callbacks_lost_share", "0 to 1; above 0.2 polling stops leaning on them."
         )
 
+        self._suspects = self._gauge(
+            "darkroom_suspects", "Jobs that were in flight when a worker process died, and run apart."
+        )
+        self._groups = self._gauge("darkroom_suspect_groups", "Groups of them: each runs in a process of its own.")
+        self._crashes_most = self._gauge(
+            "darkroom_suspect_crashes_most", "How often one of them has crashed when it ran alone, at most."
+        )
+
         self._notices = self._gauge("darkroom_notifications_pending", "Notifications that are not delivered yet.")
         self._oldest_notice = self._gauge(
             "darkroom_notifications_oldest_age_seconds", "For how long the oldest of them has been pending."
@@ -66,6 +74,9 @@ class Metrics:
         self._working_cap.set(float(figures.gate.get("cap:") or cap))
         self._due.set(figures.due)
         self._oldest_due.set(figures.oldest_due_s)
+        self._suspects.set(figures.suspects.jobs)
+        self._groups.set(figures.suspects.groups)
+        self._crashes_most.set(figures.suspects.crashes_most)
         for reason in GATE_REASONS:
             self._gate.labels(reason).set(reason in figures.closed)
 

@@ -65,6 +65,7 @@ class Suspects:
         if not group.jobs:
             await self._quarantine.clear(group)
             return True
+        log.warning("suspects run apart", extra=_told(group) | {"crashes": group.crashes})
         try:
             child = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", self._terms.module, group.id, *group.jobs, stdin=PIPE, stdout=DEVNULL
@@ -110,8 +111,7 @@ class Suspects:
         elif code == EXIT_NOT_RUN:
             await self._quarantine.keep(group, AGAIN_S)
         else:
-            told = {"group": group.id, "jobs": len(group.jobs), "code": code}
-            log.error("a process of suspects has crashed", extra=told)
+            log.error("a process of suspects has crashed", extra=_told(group) | {"code": code})
             await self._end(await self._quarantine.blame(group, self._terms.retry_s, again_s=AGAIN_S))
 
     async def _end(self, crashed: Crashed | None) -> None:
@@ -129,3 +129,9 @@ class Suspects:
             await asyncio.wait_for(self._stopping.wait(), self._terms.interval_s)
         except TimeoutError:
             return
+
+
+def _told(group: Group) -> dict[str, int | str]:
+    """For a line of the log; one job is named, so that it can be looked up."""
+    told: dict[str, int | str] = {"group": group.id, "jobs": len(group.jobs)}
+    return told | {"job": group.jobs[0]} if len(group.jobs) == 1 else told

@@ -1,10 +1,12 @@
 """A job's life so far, as its log tells it, and what it waits for now.
 
-    {"events": [{"at", "status", "from", "reason", "by", "detail"}, …], "next": {"at", "what", "paused"} | null}
+    {"events": [{"at", "status", "from", "reason", "by", "detail"}, …],
+     "next": {"at", "what", "paused", "suspect": {"crashes"} | null} | null}
 
 `reason` is the name of an event (`service.domain.events`), or `created`, or `corrupt`; `by` is the process that wrote
 it. The newest 200 are kept, as long as the record is; of a job told from the bucket alone there are none.
 `next.at` is when it is looked at again at the latest: a callback, a free slot or its own step may come before.
+A `suspect` was in flight when a worker process died, so it runs apart; `crashes` counts those of it alone.
 """
 
 from collections.abc import Mapping
@@ -50,7 +52,9 @@ class PastLife:
         if due_at is None:
             return None
         paused = sorted((await promptly(self._store.figures())).closed) if job.status is Status.QUEUED else []
-        return {"at": rfc3339(due_at), "what": step(job), "paused": paused}
+        crashes = await promptly(self._store.suspicion(job.id))
+        suspect = None if crashes is None else {"crashes": crashes}
+        return {"at": rfc3339(due_at), "what": step(job), "paused": paused, "suspect": suspect}
 
 
 def step(job: Job) -> str:

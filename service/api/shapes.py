@@ -133,6 +133,9 @@ _LOG: Final = _object(
                     "at": _INSTANT,
                     "what": {"enum": list(STEPS)},
                     "paused": {"type": "array", "items": _TEXT, "description": "Why nothing is submitted just now"},
+                    "suspect": _or_null(
+                        _object({"crashes": {**_WHOLE, "description": "How often it has crashed when it ran alone"}})
+                    ),
                 }
             )
         ),

@@ -5,7 +5,7 @@ Instants are RFC 3339 in UTC with milliseconds, or None where the thing has not 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypedDict
+from typing import Any, Final, Literal, NotRequired, TypedDict
 
 Status = Literal["queued", "submitting", "generating", "collecting", "succeeded", "failed", "cancelled"]
 
@@ -82,12 +82,19 @@ Moment = TypedDict(
 )
 
 
+class Suspect(TypedDict):
+    """A job that was in flight when a worker process died, so that it runs apart. `crashes`: of its own, when alone."""
+
+    crashes: int
+
+
 class Next(TypedDict):
     """When a job is looked at next at the latest, what for, and why submissions pause if they do."""
 
     at: str
     what: str
     paused: list[str]
+    suspect: NotRequired[Suspect | None]  # an older service does not tell
 
 
 class Log(TypedDict):

@@ -37,7 +37,8 @@ def why(call: Call) -> int:
 def document(job: Job, log: Log) -> dict[str, Any]:
     """The same for a program: each moment with its words."""
     events = [{**each, "told": words.told(each), "proof": words.proof(each)} for each in log["events"]]
-    return {"job": job, "events": events, "next": log["next"], "coming": words.coming(job, log["next"])}
+    coming, suspicion = words.coming(job, log["next"]), words.suspicion(log["next"])
+    return {"job": job, "events": events, "next": log["next"], "coming": coming, "suspicion": suspicion}
 
 
 def lines(job: Job, log: Log) -> Iterator[str]:
@@ -52,6 +53,8 @@ def lines(job: Job, log: Log) -> Iterator[str]:
         yield from _wrapped(f"It failed with {plain(error['code'])}: {plain(error['message'])} ({again}).", "")
     if job["possible_duplicate"]:
         yield from _wrapped("It may have been bought twice: what became of one attempt was never told.", "")
+    if suspicion := words.suspicion(log["next"]):
+        yield from _wrapped(f"{suspicion}.", "")
     yield from _wrapped(f"Next: {words.coming(job, log['next'])}.", "")
     if advice := words.advice(job):
         yield f"Try:  {advice}"

@@ -122,6 +122,17 @@ def coming(job: Job, next_: Next | None) -> str:
     return f"{step} (looked at by {plain(next_['at'])} at the latest){why}"
 
 
+def suspicion(next_: Next | None) -> str | None:
+    """Why the job runs apart from others, if it does."""
+    suspect = next_ and next_.get("suspect")
+    if not suspect:
+        return None
+    if crashes := suspect["crashes"]:
+        times = "once" if crashes == 1 else f"{crashes} times"
+        return f"Its step has taken its process down {times} with no other job near it: it runs alone now"
+    return "A worker process died while it had this job in hand: it runs apart from others until a step of it ends well"
+
+
 def advice(job: Job) -> str | None:
     """What its caller can do now."""
     match job["status"]:

@@ -18,11 +18,15 @@ class Run(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Jobs that run together in a process of their own, until `lease_end` (ms, Redis's clock) by this one's order."""
+    """Jobs that run together in a process of their own, until `lease_end` (ms, Redis's clock) by this one's order.
+
+    `crashes`: how often the same have crashed before: one job alone, or several together with their keeper.
+    """
 
     id: str
     lease_end: int
     jobs: tuple[str, ...]
+    crashes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,7 @@ class Quarantine:
     async def isolate(self, lease_s: float) -> Group | None:
         """A group that is due, if there is one. It is ours until its lease ends."""
         reply = await self._run("isolate", {"lease_ms": round(lease_s * 1000)})
-        return Group(reply[3], int(reply[4]), tuple(reply[5])) if reply[0] == "isolated" else None
+        return Group(reply[3], int(reply[4]), tuple(reply[5]), int(reply[6])) if reply[0] == "isolated" else None
 
     async def bereave(self, waits_s: Sequence[float], *, most: int) -> Crashed | None:
         """Judge the next group if its process and its keeper have died together `most` times: as `blame` does."""

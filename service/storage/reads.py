@@ -10,7 +10,7 @@ from typing import Any
 from service.domain.job import Job, Status
 from service.storage import record
 from service.storage.connection import AsyncRedis, ResponseError, text
-from service.storage.terms import OVERDUE_S, Callbacks, Entry, Figures, storage_s
+from service.storage.terms import OVERDUE_S, Callbacks, Entry, Figures, Suspicion, storage_s
 
 
 class Reads:
@@ -99,6 +99,14 @@ class Reads:
         at: Any = await self._redis.zscore(self._prefix + "due", f"job:{job_id}")
         return None if at is None else int(at)
 
+    async def suspicion(self, job_id: str) -> int | None:
+        """How often the job, a suspect, has crashed when it ran alone; None: it is no suspect."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hexists(self._prefix + "suspects", job_id)
+            pipe.hget(self._prefix + "crashes", job_id)
+            suspect, crashes = await pipe.execute()
+        return int(crashes or 0) if suspect else None
+
     async def last_event(self) -> str:
         """The newest id of the events stream (`0-0` if none)."""
         newest: Any = await self._redis.xrevrange(self._prefix + "events", count=1)
@@ -147,12 +155,17 @@ class Reads:
             pipe.zcard(self._prefix + "due")
             pipe.zrange(self._prefix + "due", 0, 0, withscores=True)
             pipe.hgetall(self._prefix + "gate")
+            pipe.hlen(self._prefix + "suspects")
+            pipe.zcard(self._prefix + "groups")
+            pipe.hvals(self._prefix + "crashes")
             pipe.time()
-            *counts, slots, due, oldest, gate, (seconds, micros) = await pipe.execute()
+            *counts, slots, due, oldest, gate, suspects, groups, crashes, (seconds, micros) = await pipe.execute()
         now_s = seconds + micros / 1e6
         age = max(0.0, now_s - oldest[0][1] / 1000) if oldest else 0.0
         told = {text(k): text(v) for k, v in gate.items()}
-        return Figures(dict(zip(Status, counts, strict=True)), slots, due, age, told, storage_s(told, now_s))
+        suspicion = Suspicion(suspects, groups, max(map(int, crashes), default=0))
+        held_s = storage_s(told, now_s)
+        return Figures(dict(zip(Status, counts, strict=True)), slots, due, age, told, held_s, suspicion)
 
     async def now_ms(self) -> int:
         """Redis's own time: the one that decides."""

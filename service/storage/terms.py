@@ -106,6 +106,18 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class Suspicion:
+    """How many jobs are suspect, in how many groups, and how often one of them has crashed when alone, at most."""
+
+    jobs: int = 0
+    groups: int = 0
+    crashes_most: int = 0
+
+
+NOBODY: Final = Suspicion()
+
+
+@dataclass(frozen=True, slots=True)
 class Figures:
     """What `/metrics` shows of the store."""
 
@@ -115,6 +127,7 @@ class Figures:
     oldest_due_s: float
     gate: Mapping[str, str]
     storage_s: float = 0.0  # submissions pause for so long, because images cannot be stored or pulled in time
+    suspects: Suspicion = NOBODY
 
     @property
     def closed(self) -> frozenset[str]:

@@ -11,7 +11,7 @@ from service.domain.lifecycle import decide
 from service.storage.connection import AsyncRedis
 from service.storage.quarantine import Crashed, Group
 from service.storage.store import Store
-from service.storage.terms import Claim, Limits
+from service.storage.terms import Claim, Limits, Suspicion
 
 pytestmark = pytest.mark.anyio
 
@@ -190,6 +190,7 @@ async def test_crashes_alone_are_counted_and_each_waits(here: Store, there: Stor
     await here.quarantine.reap(NOW_S)
     for times in (1, 2, 3):
         group = await isolated(here)
+        assert group.crashes == times - 1
         assert await claim(here, job_id, alone=group.id)
         assert await here.quarantine.blame(group, [HOUR_S, 2 * HOUR_S], again_s=0) == Crashed(job_id, times)
         assert await here.quarantine.isolate(HOUR_S) is None, "not before its wait is over"
@@ -202,6 +203,20 @@ async def test_crashes_alone_are_counted_and_each_waits(here: Store, there: Stor
     await here.quarantine.acquit(job_id)
     assert await here.quarantine.isolate(HOUR_S) is None
     assert await claim(here, job_id)
+
+
+async def test_suspects_are_counted_and_a_job_says_that_it_is_one(here: Store, there: Store) -> None:
+    first, second = await held(there, 1, 2)
+    assert ((await here.figures()).suspects, await here.suspicion(first)) == (Suspicion(), None)
+    await here.quarantine.reap(NOW_S)
+    assert ((await here.figures()).suspects, await here.suspicion(first)) == (Suspicion(jobs=2, groups=1), 0)
+    assert await crashed(here, second) is None, "halved"
+    assert (await here.figures()).suspects == Suspicion(jobs=2, groups=2)
+    assert await crashed(here, first) == Crashed(first, 1)
+    assert ((await here.figures()).suspects.crashes_most, await here.suspicion(first)) == (1, 1)
+    for _ in range(2):
+        await here.quarantine.clear(await isolated(here))
+    assert ((await here.figures()).suspects, await here.suspicion(first)) == (Suspicion(), None)
 
 
 async def test_a_process_that_crashes_before_it_takes_a_job_accuses_none(here: Store, there: Store) -> None:
@@ -265,6 +280,7 @@ async def test_a_job_that_takes_the_keeper_with_it_is_judged_all_the_same(here: 
         assert await here.quarantine.bereave([0, 0], most=3) is None, "twice may be chance"
         lost = await here.quarantine.isolate(NOW_S)
         assert lost
+        assert lost.crashes == times - 1 + 2, "alone, and together with its keeper"
         assert await claim(here, job_id, alone=lost.id)
         assert await here.quarantine.bereave([0, 0], most=3) == Crashed(job_id, times)
 

@@ -5,8 +5,11 @@ import pytest
 
 from service.api.past_life import STEPS, step
 from service.domain import events
-from service.domain.job import Job, Status
+from service.domain.job import Job, Queue, Status
+from service.storage.connection import connect
 from service.storage.desk import Desk
+from service.storage.store import Store
+from service.storage.terms import Limits
 from tests.serving import Serving, move, person
 
 pytest_plugins = ["tests.fixtures_web"]
@@ -46,6 +49,25 @@ async def test_a_job_that_waits_says_why_nothing_is_submitted(alice: httpx.Async
     await desk.store.hold("storage", 60)
     job_id = await ordered(alice)
     assert (await alice.get(f"/v1/jobs/{job_id}/log")).json()["next"]["paused"] == ["storage"]
+
+
+async def test_a_suspect_is_told_in_its_log_and_in_the_figures(redis_url: str, alice: httpx.AsyncClient) -> None:
+    """A worker process takes a job in hand and dies."""
+    job_id = await ordered(alice)
+    redis = connect(redis_url, timeout_s=5)
+    dead = Store(redis, Limits(), uid="dead")
+    assert (await alice.get(f"/v1/jobs/{job_id}/log")).json()["next"]["suspect"] is None
+    assert (await dead.claim(Queue.SUBMIT, job_id, 60))[0]
+    assert await dead.quarantine.reap(0) == ("dead",)
+    assert (await alice.get(f"/v1/jobs/{job_id}/log")).json()["next"]["suspect"] == {"crashes": 0}
+    group = await dead.quarantine.isolate(60)
+    assert group
+    assert (await dead.claim(Queue.SUBMIT, job_id, 60, alone=group.id))[0]
+    await dead.quarantine.blame(group, [60], again_s=0)
+    assert (await alice.get(f"/v1/jobs/{job_id}/log")).json()["next"]["suspect"] == {"crashes": 1}
+    lines = (await alice.get("/metrics")).text.splitlines()
+    assert {f"darkroom_suspect{name} 1.0" for name in ("s", "_groups", "_crashes_most")} <= set(lines)
+    await redis.aclose()
 
 
 async def test_a_secret_in_a_detail_is_not_told(alice: httpx.AsyncClient, desk: Desk) -> None:

@@ -120,6 +120,8 @@ def test_a_loop_that_never_yields_is_ended_by_the_watchdog(tmp_path: Path, promp
         keeper.await_next(before, 30)
         [job] = house.await_ended([job_id], 120)
         assert job["error"]["code"] == "poisoned"
+    apart = [line for line in logged(tmp_path) if line["message"] == "suspects run apart"]
+    assert [(line["job"], line["jobs"], line["crashes"]) for line in apart] == [(job_id, 1, n) for n in range(3)]
     if prompt == "[spin]":
         stuck = [line["stack"] for line in logged(tmp_path) if line["message"].startswith("the loop does not turn")]
         assert len(stuck) == 4, "once among others, three times alone"

@@ -9,7 +9,7 @@ import pytest
 from service.__main__ import main
 from service.api.past_life import STEPS as PLACES
 from service.client import Job, Log, ServiceError
-from service.client.shapes import Moment
+from service.client.shapes import Moment, Next
 from service.commands import batches, screen, why, words
 from service.commands.caller import Unknown, address, refusal, run_facts
 from service.domain import events
@@ -71,6 +71,24 @@ def test_a_life_is_told_from_its_beginning_to_what_comes_next() -> None:
 def test_a_pause_says_why_nothing_is_bought() -> None:
     log: Log = {"events": [], "next": {"at": "2026-11-27T11:00:00.000Z", "what": "submit", "paused": ["held"]}}
     assert "submissions pause: the provider refuses the account" in " ".join(why.lines(job(), log))
+
+
+@pytest.mark.parametrize(
+    ("crashes", "said"),
+    [
+        (0, "A worker process died while it had this job in hand: it runs apart from others until"),
+        (1, "Its step has taken its process down once with no other job near it: it runs alone now."),
+        (2, "Its step has taken its process down 2 times with no other job near it: it runs alone now."),
+    ],
+)
+def test_a_suspect_says_that_it_is_one_and_why(crashes: int, said: str) -> None:
+    waits: Next = {"at": "2026-11-27T11:00:00.000Z", "what": "submit", "paused": [], "suspect": {"crashes": crashes}}
+    log: Log = {"events": [], "next": waits}
+    assert said in " ".join(why.lines(job(), log))
+    assert said.rstrip(".") in str(why.document(job(), log)["suspicion"])
+    waits["suspect"] = None
+    assert "process" not in " ".join(why.lines(job(), log))
+    assert why.document(job(), log)["suspicion"] is None
 
 
 def test_a_job_of_which_only_the_bucket_knows_is_told_by_its_instants() -> None:

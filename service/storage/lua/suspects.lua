@@ -160,13 +160,20 @@ function verbs.bereave()
   return {'none', int(now), {}}
 end
 
+-- How often the group has crashed as it is: alone, if it is one job, or together with its keeper.
+local function crashed(group, ids)
+  local alone = #ids == 1 and num(call('HGET', P .. 'crashes', ids[1])) or 0
+  return alone + (num(call('HGET', P .. 'bereaved', group)) or 0)
+end
+
 -- A group of suspects that is due, under a lease. Whoever ran it before is dead. isolated | none
 function verbs.isolate()
   local group = call('ZRANGE', P .. 'groups', '-inf', int(now), 'BYSCORE', 'LIMIT', 0, 1)[1]
   if not group then return {'none', int(now), {}} end
   let_go(group, now)
   call('ZADD', P .. 'groups', int(now + a.lease_ms), group)
-  return {'isolated', int(now), {}, group, int(now + a.lease_ms), call('LRANGE', P .. 'group:' .. group, 0, -1)}
+  local ids = call('LRANGE', P .. 'group:' .. group, 0, -1)
+  return {'isolated', int(now), {}, group, int(now + a.lease_ms), ids, crashed(group, ids)}
 end
 
 local function ours() return num(call('ZSCORE', P .. 'groups', a.group)) == a.lease_end end
