@@ -14,7 +14,7 @@ from typing import Final
 
 import uvicorn
 
-from service import logs
+from service import allocator, logs
 from service.api.app import Web, build
 from service.api.protocol import DeadlineProtocol
 from service.clock import SystemClock
@@ -60,6 +60,7 @@ def serve() -> int:
     try:
         settings = load(os.environ, dotenv=Path(".env"), role="http")
         logs.configure(settings.log_level)
+        allocator.return_large_blocks()
         web = build(settings, SystemClock())
         asyncio.run(web.fitness.see_at_start())
     except BadSettings as mistakes:

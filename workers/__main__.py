@@ -18,7 +18,7 @@ from typing import Final
 import uvloop
 from prometheus_client import Gauge, start_http_server
 
-from service import logs, settings
+from service import allocator, logs, settings
 from service.settings import BadSettings, Settings
 from workers import wiring
 from workers.alone import Opened
@@ -49,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return EXIT_BAD_SETTINGS
     logs.configure(loaded.log_level)
+    allocator.return_large_blocks()
     try:
         uvloop.run(serve(loaded, frozenset(roles)))
     except BadSettings as error:

@@ -583,4 +583,11 @@ MECHANISMS: Final = (
         "false then",
         "tests/contract/test_batches.py",
     ),
+    Mechanism(
+        "large blocks go back",
+        "service/allocator.py",
+        "mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)",
+        "True",
+        "tests/unit/test_allocator.py",
+    ),
 )
