@@ -41,7 +41,7 @@ def texts(rows: Iterable[Row], environ: Mapping[str, str], dotenv: Path | None) 
             lines = {} if mistakes else dotenv_values(stream=io.StringIO(text), interpolate=False)
     except (OSError, ValueError) as error:
         mistakes.append(f"{dotenv}: cannot be read ({type(error).__name__})")
-    hidden = {twin for row in rows for twin in _twins(row) if any(environ.get(name) for name in _twins(row))}
+    hidden = {twin for row in rows for twin in twins(row) if any(environ.get(name) for name in twins(row))}
     merged = {name: text for name, text in lines.items() if name not in hidden} | dict(environ)
     return {name: text.strip() for name, text in merged.items() if text and text.strip()}, mistakes
 
@@ -51,7 +51,8 @@ def _odd(text: str) -> list[int]:
     return [binding.original.line for binding in parse_stream(io.StringIO(text)) if binding.error]
 
 
-def _twins(row: Row) -> tuple[str, ...]:
+def twins(row: Row) -> tuple[str, ...]:
+    """The names that a setting is told by: a secret's also by a file."""
     return (row.name, f"{row.name}_FILE") if row.secret else (row.name,)
 
 
@@ -88,7 +89,7 @@ def _short(text: str) -> str:
 
 
 def misspelt(rows: Iterable[Row], texts: Mapping[str, str]) -> list[str]:
-    known = [name for row in rows for name in _twins(row)]
+    known = [name for row in rows for name in twins(row)]
     strange = sorted(name for name in texts if name.startswith(OUR_PREFIXES) and name not in known)
     close = {name: get_close_matches(name, known, 1, TYPO_LIKENESS) for name in strange}
     return [f"{name}: no such setting; {like[0]} is meant?" for name, like in close.items() if like]

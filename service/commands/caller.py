@@ -6,7 +6,6 @@ Exit codes: 0 done; 1 the job (or one of the batch) failed or was cancelled; 2 w
 
 import argparse
 import os
-import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from service.client import Client, Patience, ServiceError, Unreachable
+from service.commands.facts import RUN_ENV, run_facts
 from service.commands.screen import Screen, plain
 
 DONE: Final = 0
@@ -25,7 +25,6 @@ INTERRUPTED: Final = 130
 PATIENCE_S: Final = 10.0
 ERRORS_SHOWN: Final = 20
 UNABLE: Final = frozenset({502, 503, 504})
-RUN_ENV: Final = Path(".local/run.env")
 HELP: Final = (
     "The service is found by --url or SERVICE_URL, the token by API_TOKEN or API_TOKEN_FILE; "
     "both are those of `make run` where neither is set."
@@ -108,16 +107,6 @@ def address(url: str | None, environ: Mapping[str, str], facts: Path) -> tuple[s
     if not token:
         raise Unknown(f"Who asks? Set API_TOKEN or API_TOKEN_FILE to a token of {plain(url)}.")
     return url, token
-
-
-def run_facts(path: Path) -> dict[str, str]:
-    """What `make run` wrote down: lines of NAME=value, quoted for a shell; nothing where there is none."""
-    try:
-        lines = path.read_text().splitlines()
-        words = [word for line in lines for word in shlex.split(line, comments=True)]
-    except (OSError, ValueError):
-        return {}
-    return dict(word.split("=", 1) for word in words if "=" in word)
 
 
 def refusal(error: ServiceError) -> list[str]:

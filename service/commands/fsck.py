@@ -11,11 +11,11 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Final
 
+from service.commands.place import settled
 from service.fsck import FINDINGS, Fsck, Report
-from service.settings import BadSettings, Settings, load
+from service.settings import BadSettings, Settings
 from service.storage.bucket import Bucket
 from service.storage.connection import RedisError, connect
 from service.storage.objects import BucketError
@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--redis-only", action="store_true", help="do not ask the bucket")
     asked = parser.parse_args(argv)
     try:
-        settings = load(os.environ, dotenv=Path(".env"), role="store")
+        settings = settled(os.environ)
         report = asyncio.run(_checked(settings, redis_only=asked.redis_only, quiet=asked.json))
     except (BadSettings, RedisError, BucketError) as error:
         print(error, file=sys.stderr)

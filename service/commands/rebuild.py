@@ -11,11 +11,11 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Final
 
+from service.commands.place import settled
 from service.rebuild import Rebuild, Report
-from service.settings import BadSettings, Settings, load
+from service.settings import BadSettings, Settings
 from service.storage.bucket import Bucket
 from service.storage.connection import RedisError, connect
 from service.storage.objects import BucketError
@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print the whole report as one JSON object")
     asked = parser.parse_args(argv)
     try:
-        report = asyncio.run(_rebuilt(load(os.environ, dotenv=Path(".env"), role="store"), quiet=asked.json))
+        report = asyncio.run(_rebuilt(settled(os.environ), quiet=asked.json))
     except (BadSettings, RedisError, BucketError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import pytest
 
+from deploy.local import banner
+from service.commands.facts import RUN_ENV
 from service.domain import events as e
 from service.domain import layout
 from service.domain.batch import Batch
@@ -128,9 +130,27 @@ async def test_an_old_job_is_answered_from_the_bucket_and_leaves_redis_again(ben
 def command(bench: Bench, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """As an operator runs it, who has at hand what it needs: Redis, the bucket, and its credentials."""
     names = ("REDIS_URL", "S3_BUCKET", "S3_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-    given = {name: bench.stack.environment[name] for name in names} | {"PYTHONPATH": str(ROOT)}
-    argv = [sys.executable, "-m", "service", *arguments]
+    return ran({name: bench.stack.environment[name] for name in names}, folder, *arguments)
+
+
+def ran(environ: dict[str, str], folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    argv, given = [sys.executable, "-m", "service", *arguments], environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(argv, env=given, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+
+
+async def test_the_commands_find_a_run_beside_them(bench: Bench, tmp_path: Path) -> None:
+    """With no setting at all, and a shell that knows another store."""
+    (tmp_path / ".local").mkdir()
+    (tmp_path / RUN_ENV).write_text(banner.facts(bench.stack))
+    emptied(bench)
+    async with bench.steps() as at:
+        await at.house.redis.flushdb()
+    posted(bench, "of the run")
+    for name, said in (("fsck", "1 jobs, 0 batches"), ("rebuild", "0 jobs and 0 batches made again")):
+        done = ran({"AWS_PROFILE": "nobody"}, tmp_path, name)
+        assert (done.returncode, done.stdout.startswith(said)) == (0, True), done.stdout + done.stderr
+        assert done.stderr.startswith("`make run` of .local/run.env: Redis 127.0.0.1:")
+        assert bench.stack.addresses.s3_endpoint_url in done.stderr
 
 
 async def test_the_commands_need_redis_and_the_bucket_alone(bench: Bench, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from service.api.past_life import STEPS as PLACES
 from service.client import Job, Log, ServiceError
 from service.client.shapes import Moment, Next
 from service.commands import batches, screen, why, words
-from service.commands.caller import Unknown, address, refusal, run_facts
+from service.commands.caller import Unknown, address, refusal
+from service.commands.facts import run_facts
 from service.domain import events
 
 HOSTILE = "a fox\x1b[2J\x1b]8;;http://evil\x07\r\n\u202e\u2066 x"
