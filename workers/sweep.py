@@ -21,7 +21,7 @@ from service.storage.desk import Desk
 from service.storage.objects import BucketError
 from service.storage.record import CorruptRecord, NewerRecord
 from service.storage.terms import STORAGE, Bell
-from workers.close import Closer
+from workers.close import LATE_PUT_S, Closer
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Sweep:
         self._stopping = asyncio.Event()
         self._forgot_s = float("-inf")
         self._doing: dict[Bell, asyncio.Task[None]] = {}
-        self._chores = {"stage": self._clear, "erase": self._erase, "scrub": self._scrub}
+        self._chores = {"stage": self._clear, "erase": self._erase, "late": self._empty, "scrub": self._scrub}
 
     def stop(self) -> None:
         self._stopping.set()
@@ -140,7 +140,13 @@ class Sweep:
         return True
 
     async def _erase(self, job_id: str) -> bool:
-        """All that a deleted job has in the bucket."""
+        """All that a deleted job has in the bucket; and, later, what a put that was given up on has put there since."""
+        if not await self._empty(job_id):
+            return False
+        await self._desk.store.plan("late", job_id, LATE_PUT_S)
+        return True
+
+    async def _empty(self, job_id: str) -> bool:
         await self._closer.scrub(job_id, wanted=False)
         await self._bucket.delete(layout.sidecar_key(job_id))
         return await self._bucket.delete_prefix(layout.inputs_prefix(job_id), ERASED_AT_ONCE) < ERASED_AT_ONCE

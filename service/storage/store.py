@@ -259,7 +259,9 @@ class Store(Reads):
         await self._run("pause", {"reason": reason, "pause_ms": _ms(seconds)})
 
     async def plan(self, kind: str, id_: str, due_s: float | None) -> None:
-        """Work outside the records (`stage`: inputs of a job being created; `erase`: a deleted job's objects)."""
+        """Work outside the records (`stage`: inputs of a job being created; `scrub`: an image put after its job's end;
+        `erase`: a deleted job's objects; `late`: what lands under their keys after that).
+        """
         await self._run("plan", {"kind": kind, "id": id_, "due_ms": _ms(due_s)})
 
     async def hear(self, job_id: str) -> float | None:

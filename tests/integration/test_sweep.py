@@ -174,6 +174,23 @@ async def test_a_deleted_job_leaves_no_object(bench: Bench) -> None:
         assert await at.house.desk.store.buried_by(job.id) == job.caller
 
 
+async def test_what_lands_late_of_a_deleted_job_goes_too(bench: Bench) -> None:
+    """Puts that were given up on, at a store that hung, and then went on."""
+    async with bench.steps() as at:
+        job = await done(bench, at)
+        assert job.image
+        kept = {key: bench.bytes(key) for key in (job.image.key, layout.sidecar_key(job.id))}
+        await at.house.desk.store.bury(job, busy_s=HOUR_S)
+        await at.house.sweep.round()
+        assert objects(bench, job) == 0
+        for key, data in kept.items():
+            bench.put(key, data, **{"job-id": job.id})
+        await at.house.redis.zadd(f"{PREFIX}due", {f"late:{job.id}": 0}, xx=True)
+        await at.house.sweep.round()
+        assert objects(bench, job) == 0
+        assert not await due(at, f"late:{job.id}")
+
+
 async def test_a_chore_waits_for_a_store_that_is_away(bench: Bench) -> None:
     async with bench.steps() as at, bench.steps(s3_endpoint_url=NOWHERE) as cut_off:
         job = await done(bench, at)

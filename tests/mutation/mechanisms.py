@@ -339,6 +339,13 @@ MECHANISMS: Final = (
         "tests/integration/test_collect.py",
     ),
     Mechanism(
+        "a second look at the keys of a deleted job",
+        "workers/sweep.py",
+        '        await self._desk.store.plan("late", job_id, LATE_PUT_S)\n',
+        "",
+        "tests/integration/test_sweep.py",
+    ),
+    Mechanism(
         "no suspicion where a callback came early",
         "service/storage/lua/suspects.lua",
         "if due and due <= now and num(held[i + 1]) <= now then",

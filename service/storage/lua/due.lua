@@ -95,7 +95,7 @@ function verbs.ripen()
   return {'ripe', int(now), ring, out}
 end
 
--- Something outside the records has work left: a staged upload, or objects to erase. `due_ms` nil: done with it.
+-- Something outside the records has work left: a staged upload, or objects that must go. `due_ms` nil: done with it.
 function verbs.plan()
   local member = a.kind .. ':' .. a.id
   if a.due_ms then call('ZADD', P .. 'due', int(now + a.due_ms), member)
