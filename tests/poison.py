@@ -47,6 +47,10 @@ def strike(prompt: str) -> None:
             pass
     if "[deaf spin]" in prompt:  # in C, with the interpreter held
         re.match(r"(a+)+$", "a" * 60 + "b")
+    if "[container]" in prompt:  # ended as a whole: what runs suspects dies with the worker that keeps it
+        if len(sys.argv) > 1:
+            os.kill(os.getppid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def exhaust() -> None:

@@ -129,6 +129,26 @@ def test_a_loop_that_never_yields_is_ended_by_the_watchdog(tmp_path: Path, promp
         assert not any("{" in stack or "'" in stack for stack in stuck), "places, no values"
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_a_poison_job_that_takes_its_whole_container_along_is_judged_too(tmp_path: Path) -> None:
+    """Nobody is left who could say how the process of the suspect ended."""
+    with poisonable(tmp_path, workers=2) as (house, _):
+        began = time.monotonic()
+        fine, poison = house.post_many(20, "neighbour"), house.insist("[container]")
+        [job] = house.await_ended([poison], ENDED_WITHIN_S)
+        assert job["error"]["code"] == "poisoned"
+        print("poisoned after (s):", round(time.monotonic() - began, 1))
+        house.audit(house.await_ended(fine))
+        assert set(house.purchases([job]).values()) == {1}
+        assert suspects(house) == {}
+    apart = [line["crashes"] for line in logged(tmp_path) if line["message"] == "suspects run apart"]
+    crashed = [line for line in logged(tmp_path) if line["message"] == "a process of suspects has crashed"]
+    print("runs apart:", apart)
+    assert len(apart) >= 9, "three times three: a container may die for reasons of its own"
+    assert crashed == [], "its keeper never lived to see one"
+
+
 def test_a_killed_worker_makes_nobody_poisoned_and_its_jobs_go_on_soon(tmp_path: Path) -> None:
     with poisonable(tmp_path, workers=2) as (house, [first, second]):
         ids = house.post_many(40, "killed")
