@@ -20,6 +20,8 @@ EXIT_NOT_RUN: Final = 75  # EX_TEMPFAIL of sysexits.h: the child's word for "nob
 RUN_S_MAX: Final = 180.0  # more than any step's own deadlines add up to
 KEEPERS_MOST: Final = 3  # that die with one group in the hands of their child, until it counts as a crash
 AGAIN_S: Final = 5.0  # until a group that could not be run is tried again
+WAIT_MOST_S: Final = 3600.0
+DOUBLINGS_MOST: Final = 10  # more than lead from AGAIN_S to WAIT_MOST_S
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,11 @@ class Terms:
     interval_s: float
     retry_s: tuple[float, ...]  # before the second try alone, the third …; one crash more is the last
     module: str = ALONE
+
+    def wait_s(self, crashes: int) -> float:
+        """Before one more try of a job that has ended and whose chores still crash: doubled by each, up to an hour."""
+        doublings = min(crashes - len(self.retry_s), DOUBLINGS_MOST)
+        return min(WAIT_MOST_S, max(AGAIN_S, self.retry_s[-1]) * 2.0**doublings)
 
 
 class Suspects:
@@ -120,9 +127,19 @@ class Suspects:
 
     async def _poisoned(self, crashed: Crashed) -> None:
         detail = f"its step ended its process {crashed.times} times, each time alone"
-        log.error("poisoned: %s", detail, extra={"job": crashed.job_id})
-        await self._desk.tell(crashed.job_id, events.Poisoned(detail=detail))
-        await self._quarantine.acquit(crashed.job_id)
+        told = await self._desk.tell(crashed.job_id, events.Poisoned(detail=detail))
+        if told.job is None or told.changed:
+            log.error("poisoned: %s", detail, extra={"job": crashed.job_id})
+            await self._quarantine.acquit(crashed.job_id)
+        else:
+            await self._adjourned(crashed)
+
+    async def _adjourned(self, crashed: Crashed) -> None:
+        """Its end stands (or its image is sealed), so only its chores can crash: in a worker they would hit others."""
+        wait_s = self._terms.wait_s(crashed.times)
+        told = {"job": crashed.job_id, "crashes": crashed.times, "again_s": wait_s}
+        log.error("a job has ended, and what is left to do for it crashes: it stays apart", extra=told)
+        await self._quarantine.adjourn(crashed.job_id, wait_s)
 
     async def _pause(self) -> None:
         try:

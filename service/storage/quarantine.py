@@ -78,12 +78,17 @@ class Quarantine:
     async def blame(self, group: Group, waits_s: Sequence[float], *, again_s: float) -> Crashed | None:
         """Its process has crashed. A lone job runs again `waits_s[n - 1]` after its crash number n, at least.
 
-        After one crash more than there are waits it is the caller's to end; killed before, it runs and crashes again.
+        After one crash more than there are waits it is the caller's to end, or to `adjourn`; killed before, it runs and
+        crashes again.
         A process that has crashed before it had a job in its hands accuses none: the group runs again after `again_s`.
         """
         told = {"waits_ms": [round(wait * 1000) for wait in waits_s], "again_ms": round(again_s * 1000)}
         reply = await self._run("blame", _fence(group) | told)
         return Crashed(reply[3], int(reply[4])) if reply[0] == "alone" else None
+
+    async def adjourn(self, job_id: str, wait_s: float) -> None:
+        """A lone suspect that cannot be ended, since it has ended, stays one: it runs again after the wait, apart."""
+        await self._run("adjourn", {"id": job_id, "wait_ms": round(wait_s * 1000)})
 
     async def acquit(self, job_id: str) -> None:
         """What had to come of its suspicion has come."""

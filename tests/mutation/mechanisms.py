@@ -353,6 +353,13 @@ MECHANISMS: Final = (
         "tests/contract/test_suspects.py",
     ),
     Mechanism(
+        "an ended job that crashes stays apart",
+        "workers/suspects.py",
+        "if told.job is None or told.changed:",
+        "if True:",
+        "tests/contract/test_crashes.py",
+    ),
+    Mechanism(
         "end of a poison job",
         "workers/suspects.py",
         "crashed.times > len(self._terms.retry_s)",

@@ -206,6 +206,16 @@ function verbs.acquit()
   return {'acquitted', int(now), {}}
 end
 
+-- The suspect cannot be ended, since it has ended: it stays one, and runs apart again after `wait_ms`. adjourned | gone
+function verbs.adjourn()
+  local group = call('HGET', P .. 'suspects', a.id)
+  if not group or not call('ZSCORE', P .. 'groups', group) then return {'gone', int(now), {}} end
+  for name, member in pairs({groups = group, due = 'job:' .. a.id}) do
+    call('ZADD', P .. name, 'XX', int(now + a.wait_ms), member)
+  end
+  return {'adjourned', int(now), {}}
+end
+
 -- The group's process has crashed. Where it has before it took any job, it was none of them: it could not start, and the
 -- group is run again after `again_ms`. innocent | lost | as `convict`
 function verbs.blame()
