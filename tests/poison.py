@@ -19,6 +19,7 @@ from service.domain.job import Job
 from service.settings import Settings
 from workers import __main__ as worker
 from workers import alone, wiring
+from workers.close import Closer
 from workers.lease import Lease
 from workers.pull import Puller
 from workers.wiring import House
@@ -35,6 +36,18 @@ class Poisonable(Puller):
     async def pull(self, job: Job, lease: Lease) -> None:
         strike(job.request["prompt"])
         await super().pull(job, lease)
+
+
+class PoisonableAtLast(Closer):
+    """Writes down how a job ended, unless the prompt says that this, too, kills the process."""
+
+    def __init__(self, closer: Closer) -> None:
+        self.__dict__.update(closer.__dict__)
+
+    async def close(self, job: Job, lease: Lease) -> None:
+        if "[deadly end]" in job.request["prompt"]:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        await super().close(job, lease)
 
 
 def strike(prompt: str) -> None:
@@ -66,6 +79,7 @@ def exhaust() -> None:
 async def opened(loaded: Settings) -> AsyncIterator[House]:
     async with wiring.opened(loaded, alone=__spec__.name) as house:
         house.collector._puller = Poisonable(house.collector._puller)
+        house.collector._closer = PoisonableAtLast(house.collector._closer)
         yield house
 
 

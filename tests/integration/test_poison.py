@@ -149,6 +149,28 @@ def test_a_poison_job_that_takes_its_whole_container_along_is_judged_too(tmp_pat
     assert crashed == [], "its keeper never lived to see one"
 
 
+@pytest.mark.soak
+def test_a_job_that_had_ended_and_still_crashes_costs_one_worker_process_and_no_more(tmp_path: Path) -> None:
+    with poisonable(tmp_path, workers=1) as (house, [keeper]):
+        before = keeper.pid
+        job_id = house.insist("[moderated] [deadly end]")
+        keeper.await_next(before, 30)
+        after, fine = keeper.pid, house.post_many(20, "neighbour")
+        house.await_that(lambda: len(adjourned(tmp_path)) == 2, 120)
+        house.audit(house.await_ended(fine))
+        assert keeper.pid == after
+        assert house.job(job_id)["error"]["code"] == "moderated", "what it ended with stands"
+        assert house.http.get(f"/v1/jobs/{job_id}/log").json()["next"]["suspect"] == {"crashes": 4}
+    assert [(line["job"], line["crashes"], line["again_s"]) for line in adjourned(tmp_path)] == [
+        (job_id, 3, 10.0),
+        (job_id, 4, 20.0),
+    ]
+
+
+def adjourned(folder: Path) -> list[dict[str, Any]]:
+    return [line for line in logged(folder) if line["message"].startswith("a job has ended, and what is left")]
+
+
 def test_a_killed_worker_makes_nobody_poisoned_and_its_jobs_go_on_soon(tmp_path: Path) -> None:
     with poisonable(tmp_path, workers=2) as (house, [first, second]):
         ids = house.post_many(40, "killed")
