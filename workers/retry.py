@@ -7,9 +7,9 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Full jitter: a wait between 0 and `base_s` · 2ⁿ, at most `cap_s`, never under `floor_s`.
+    """Full jitter: a wait between `floor_s` and `base_s` · 2ⁿ, at most `cap_s`; all of them are equally likely.
 
-    The jitter is whole on purpose: jobs that failed together must not come back together.
+    The jitter is whole on purpose: jobs that failed together must not come back together, nor at the floor.
     """
 
     base_s: float
@@ -19,7 +19,7 @@ class Backoff:
     def wait_s(self, tries: int, dice: random.Random) -> float:
         """The wait before try number `tries` + 1, tries counted from 0."""
         top = min(self.cap_s, self.base_s * 2 ** min(tries, 20))
-        return max(self.floor_s, dice.uniform(0, top))
+        return dice.uniform(self.floor_s, max(self.floor_s, top))
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,8 @@ class Steps:
 
 
 SUBMISSIONS_MOST: Final = 4  # surely refused ones, of one job, while others get through
-SUBMIT: Final = Backoff(base_s=2.0, cap_s=60.0, floor_s=0.5)
+# The first wait lasts for several rounds of the sweep, which is what they come back in: with 2 s most came in one.
+SUBMIT: Final = Backoff(base_s=4.0, cap_s=60.0, floor_s=0.5)
 PULLS_MOST: Final = 3  # broken images, of one job
 PULL: Final = Backoff(base_s=1.0, cap_s=15.0)  # a URL lives ten minutes: no wait may eat much of that
 STORE: Final = Backoff(base_s=1.0, cap_s=15.0)

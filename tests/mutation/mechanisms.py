@@ -276,6 +276,20 @@ MECHANISMS: Final = (
         "tests/contract/test_store.py",
     ),
     Mechanism(
+        "jitter",
+        "workers/retry.py",
+        "return dice.uniform(self.floor_s, max(self.floor_s, top))",
+        "return max(self.floor_s, top)",
+        "tests/sim/test_refusals.py::test_jobs_that_are_refused_together_do_not_come_back_together",
+    ),
+    Mechanism(
+        "jitter from the floor on",
+        "workers/retry.py",
+        "return dice.uniform(self.floor_s, max(self.floor_s, top))",
+        "return max(self.floor_s, dice.uniform(0, top))",
+        "tests/unit/test_retry.py::test_jobs_that_failed_together_come_back_spread_over_the_whole_wait",
+    ),
+    Mechanism(
         "working cap after a 429",
         "service/storage/lua/slots.lua",
         "    shrink(group)\n",

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections import Counter
+from collections import Counter, deque
 from itertools import pairwise
 from typing import Final
 
@@ -10,14 +10,19 @@ import pytest
 
 from service.storage.terms import Limits
 from tests.sim.provider import Manners
-from tests.sim.staff import Terms
-from tests.sim.test_afternoons import CAP, HOUR_S, TERMS, few_or, told
+from tests.sim.staff import Terms, Worker
+from tests.sim.test_afternoons import CAP, HOUR_S, TERMS, few_or, peak, told
 from tests.sim.town import Sim
+from workers.retry import SUBMIT
 
 HELD_S: Final = 300.0
 PROBE_S: Final = 30.0
 SETTLED_S: Final = 5.0  # what was on its way when the first refusal came
 KILLS_EACH_S: Final = 10.0
+REFUSED_S: Final = 600.0
+RETRIES_AHEAD: Final = 20  # how many more retries there may be than jobs that were submitted
+SWEEP_S: Final = 1.0  # as in earnest: who comes back does so in a round of the sweep
+OVERLOADED: Final = {"overloaded": 1.0}
 
 
 def ends(sim: Sim) -> Counter[str]:
@@ -49,6 +54,65 @@ def test_an_account_without_credit_is_asked_once_in_half_a_minute_and_no_job_fai
         assert len(probes) <= HELD_S / PROBE_S
         assert (ends(sim), bought(sim)) == ({"succeeded": 50}, {1: 50})
         assert {sim.job(job_id).refusals for job_id in sim.world.memory.jobs} == {0}, "no attempt was burnt"
+
+    told(story)
+
+
+@few_or(1000, 10)
+def test_while_everything_is_refused_one_submission_in_half_a_minute_is_all_that_is_tried(jobs: int) -> None:
+    """F32: JSON 503 for ten minutes. What is tried again is bounded, and burns nothing."""
+
+    async def story(dice: random.Random) -> None:
+        sim = Sim(dice, Manners(overloaded=1.0), TERMS, workers=2)
+        ids = [await sim.order(f"picture {number}") or "" for number in range(jobs)]
+        await asyncio.sleep(REFUSED_S - sim.world.now_s())
+        asked = [at_s for at_s, _ in sim.provider.asked]
+        probes = [at_s for at_s in asked if at_s > asked[0] + SETTLED_S]
+        fresh = sum(sim.job(job_id).attempt > 0 for job_id in ids)
+        burnt = max(sim.job(job_id).refusals for job_id in ids)
+        print(f"{jobs} jobs, all refused for {REFUSED_S:.0f} s: {len(asked) - len(probes)} submissions at once, then")
+        print(
+            f"{len(probes)}; of {len(asked)} submissions {len(asked) - fresh} were retries, {burnt} try burnt at most"
+        )
+        assert (sim.provider.ledger, ends(sim)["failed"]) == ([], 0)
+        assert max(at_s - before for before, at_s in pairwise(probes)) < 2 * PROBE_S, "it asks on"
+        assert len(probes) <= REFUSED_S / PROBE_S
+        assert len(asked) - fresh <= fresh + RETRIES_AHEAD
+        sim.provider.manners = Manners(takes_s=(2.0, 6.0))
+        await sim.until(sim.quiet, HOUR_S)
+        back_s = [at_s for at_s, status in sim.provider.asked if status == 200]
+        print(f"{dict(ends(sim))}, bought {dict(bought(sim))}, at most {peak(back_s)} submissions a second")
+        assert sim.faults() == []
+        assert (ends(sim), bought(sim)) == ({"succeeded": jobs}, {1: jobs})
+        assert peak(back_s) <= CAP
+
+    told(story)
+
+
+@few_or(1000, 300)
+def test_jobs_that_are_refused_together_do_not_come_back_together(jobs: int) -> None:
+    """F32: three of four are refused in one instant, while the fourth gets through, so that the gate stays open. There
+    is no cap: nothing but the jitter spreads them.
+    """
+
+    async def story(dice: random.Random) -> None:
+        terms = Terms(limits=Limits(max_in_flight=0), sweep_s=SWEEP_S)
+        sim = Sim(dice, Manners(takes_s=(2.0, 6.0)), terms, workers=0)
+        ids = [await sim.order(f"picture {number}") or "" for number in range(4 * jobs // 3)]
+        sim.provider.first = deque([OVERLOADED, OVERLOADED, OVERLOADED, {}] * (jobs // 3))
+        for number in range(8):
+            sim.workers[f"worker-{number}"] = Worker(sim.town, f"worker-{number}")
+        await sim.until(sim.quiet, HOUR_S)
+        refused_s = [at_s for at_s, status in sim.provider.asked if status == 503]
+        back_s = [at_s - refused_s[-1] for at_s, _ in sim.provider.asked[len(ids) :]]
+        mean = len(back_s) / SUBMIT.base_s  # a second of the longest that one may wait
+        within_s = refused_s[-1] - refused_s[0]
+        print(f"{len(refused_s)} jobs refused within {within_s:.2f} s came back in {max(back_s):.1f} s:")
+        print(f"{mean:.0f} a second, {peak(back_s)} at most, which is {peak(back_s) / mean:.2f} times that")
+        assert sim.faults() == []
+        assert len(back_s) == len(refused_s) >= jobs - 3
+        assert ends(sim) == {"succeeded": len(ids)}
+        assert peak(back_s) <= 2 * mean
 
     told(story)
 

@@ -1,11 +1,13 @@
 """When to try again: within bounds, never at once, and never all together."""
 
 import random
+from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.retry import PULL, PULLS_MOST, STORE, SUBMISSIONS_MOST, SUBMIT, Backoff
+from workers.retry import NOTIFY_LATER, PULL, PULLS_MOST, SPOOLED, STORE, SUBMISSIONS_MOST, SUBMIT, Backoff
 
 URL_LIFE_S = 600
 
@@ -25,13 +27,15 @@ def test_no_wait_is_longer_than_the_base_doubled_once_for_each_try(backoff: Back
     assert backoff.wait_s(tries, random.Random(seed)) <= max(backoff.floor_s, backoff.base_s * 2**tries)
 
 
-def test_jobs_that_failed_together_come_back_spread_over_the_whole_wait() -> None:
+@pytest.mark.parametrize("tries", [0, 1, 5])
+@pytest.mark.parametrize("backoff", [SUBMIT, PULL, STORE, SPOOLED, NOTIFY_LATER], ids=str)
+def test_jobs_that_failed_together_come_back_spread_over_the_whole_wait(backoff: Backoff, tries: int) -> None:
     dice = random.Random(1)
-    tenths = [0] * 10
-    for _ in range(2000):
-        tenths[min(9, int(SUBMIT.wait_s(5, dice) / 6))] += 1
-    assert max(tenths) <= 2 * 2000 / 10, "as the soak asks: a peak of twice the mean at most"
-    assert min(tenths) > 0
+    waits_s = [backoff.wait_s(tries, dice) for _ in range(4000)]
+    span_s = min(backoff.cap_s, backoff.base_s * 2**tries) - backoff.floor_s
+    parts = Counter(int(20 * (wait_s - backoff.floor_s) / span_s) for wait_s in waits_s)
+    assert len(parts) == 20
+    assert max(parts.values()) <= 2 * 4000 / 20, "also of those at its floor"
 
 
 def test_pulls_are_over_long_before_their_url_dies() -> None:
