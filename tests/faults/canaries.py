@@ -12,7 +12,7 @@ import psutil
 
 from service.storage.connection import Redis, connect_sync
 from service.tokens import CallbackKeys
-from tests.integration.house import House
+from tests.integration.house import House, JobView
 
 PROMPT: Final = "canary-prompt-3f9c"
 IMAGE_TEXT: Final = "canary-input-image-7d1e"
@@ -69,6 +69,12 @@ class Canaries:
         answer = self._house.provider.get("/flux/v1/get_result", params={"id": task}, headers={"X-Key": "any"})
         found = re.findall(r"sig=([^&\s\"]{8,})", str((answer.json().get("result") or {}).get("sample")))
         return {*found, *map(unquote, found)}
+
+
+def callback_tokens(house: House, jobs: Iterable[JobView]) -> list[str]:
+    """Of every attempt of every job, as whoever has the key can tell."""
+    keys = CallbackKeys(house.stack.settings.webhook_keys)
+    return [keys.token(job["id"], attempt) for job in jobs for attempt in range(1, job["attempts"] + 1)]
 
 
 def logs(house: House) -> Heaps:

@@ -1,9 +1,13 @@
-"""Jobs of every kind on a system whose secrets are canaries; then all that anybody reads is searched for them (F62)."""
+"""Jobs of every kind on a system whose secrets are canaries; then all that anybody reads is searched for them (F62).
+
+F47, the tokens of callbacks, a thousand of them, under deaths of every part, which is when errors are told.
+"""
 
 import base64
 import json
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import httpx
@@ -19,6 +23,7 @@ from tests.faults.canaries import (
     Canaries,
     Heaps,
     append_only_file,
+    callback_tokens,
     command_lines,
     event_streams,
     in_redis,
@@ -42,6 +47,8 @@ USER: Final = {
     "UNKNOWN_WAIT_S": "1",
 }
 REHEARSAL: Final = ["--latency-s", "0.5", "--latency-spread-s", "0.3", "--fresh-url", "0"]  # one signature a task
+TOKENS: Final = 1000
+PARTS: Final = ("redis", "store", "workers-1", "http")
 KINDS: Final = ("", "[moderated]", "[error]", "[truncated]", "[private-url]", "[forged]", "[drop-answer]", "[lost]")
 SAYS_SO: Final = ("prompt",)  # what records and sidecars are for
 KEPT: Final = ("prompt", "image URLs' signatures")  # a record keeps its URL until the image is in the bucket
@@ -82,6 +89,32 @@ def test_no_secret_is_where_it_must_not_be(house: House) -> None:
     assert canaries.found_in(records, *KEPT) == []
     assert canaries.found_in(shown, *SAYS_SO) == []
     assert canaries.found_in(shown), "what is there is found: the prompt"
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_no_token_of_a_thousand_jobs_is_in_a_log_or_in_redis(house: House) -> None:
+    """F47: the provider echoes each one, a stranger who guesses says it again, and each part dies once meanwhile."""
+    with ThreadPoolExecutor(1) as pool:
+        posted = pool.submit(house.post_many, TOKENS, "token")
+        for name in PARTS:
+            house.stack.await_next(name, house.stack.kill(name), 120)
+        ids = posted.result()
+    jobs = house.await_ended(ids, 1800)
+    tokens, told = callback_tokens(house, jobs), house.ledger()["submissions"]
+    urls = [each["webhook_url"] for each in told if each["webhook_url"].split("/")[-2] in set(ids)]
+    assert {url.rpartition("/")[2] for url in urls} <= set(tokens), "these are the tokens that there are"
+    statuses = Counter(house.http.post(url + more, content=b"{").status_code for url in urls for more in ("", "x"))
+    assert set(statuses) == {204, 404}
+    canaries = Canaries(house)
+    canaries.secrets = {"callback tokens": {token.rpartition(".")[2] for token in tokens}}
+    heaps = logs(house) | in_redis(house, "*") | append_only_file(house)
+    print(f"{len(jobs)} jobs: {Counter(job['status'] for job in jobs)}; {len(tokens)} tokens, {len(urls)} given out;")
+    print(f"answered by us, of strangers' posts: {dict(statuses)}")
+    print(f"searched: {len(heaps)} texts of {sum(map(len, heaps.values()))} characters")
+    assert len(tokens) >= TOKENS
+    assert canaries.found_in({"the provider's ledger": str(told)}), "what is there is found"
+    assert canaries.found_in(heaps) == []
 
 
 def in_the_queues(house: House) -> tuple[Heaps, str]:
