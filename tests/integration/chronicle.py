@@ -1,7 +1,9 @@
 """What the history checker of the simulation says of a real system: its events, the provider's ledger, the bucket."""
 
 import hashlib
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from service.storage.connection import connect_sync
@@ -10,6 +12,8 @@ from tests.integration.house import House, JobView
 from tests.sim import history
 
 TIMEOUT_S = 10.0
+PAGE = 10_000
+READS_AT_ONCE = 8
 
 
 def violations(house: House, jobs: list[JobView], *, unknown_wait_s: float) -> list[str]:
@@ -37,11 +41,15 @@ def bought_once_or_flagged(house: House, jobs: list[JobView]) -> int:
 def lines(house: House) -> list[dict[str, str]]:
     """The whole events stream, oldest first."""
     redis = connect_sync(house.stack.environment["REDIS_URL"], timeout_s=TIMEOUT_S)
+    found: list[dict[str, str]] = []
+    since = "-"
     try:
-        entries: Any = redis.xrange(f"{PREFIX}events")
+        while entries := cast("Any", redis.xrange(f"{PREFIX}events", min=since, count=PAGE)):
+            found += [{name.decode(): value.decode() for name, value in fields.items()} for _, fields in entries]
+            since = f"({entries[-1][0].decode()}"
     finally:
         redis.close()
-    return [{name.decode(): value.decode() for name, value in fields.items()} for _, fields in entries]
+    return found
 
 
 def ledger(house: House) -> list[dict[str, str]]:
@@ -51,7 +59,9 @@ def ledger(house: House) -> list[dict[str, str]]:
 
 
 def objects(house: House) -> dict[str, dict[str, Any]]:
-    return {key: thing(house, key) for key in sorted(house.keys("images/"))}
+    keys = sorted(house.keys("images/"))
+    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+        return dict(zip(keys, pool.map(partial(thing, house), keys), strict=True))
 
 
 def thing(house: House, key: str) -> dict[str, Any]:

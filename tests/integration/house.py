@@ -21,6 +21,7 @@ from service.domain import layout
 ENDED: Final = ("succeeded", "failed", "cancelled")
 POSTS_AT_ONCE: Final = 16
 WAIT_S: Final = 240.0
+LEDGER_S: Final = 120.0  # it may have tens of thousands of rows
 PROGRESS_S: Final = 0.25
 
 JobView = dict[str, Any]
@@ -49,7 +50,7 @@ class House:
         self.provider.post("/_control", json=knobs).raise_for_status()
 
     def ledger(self) -> dict[str, Any]:
-        told: dict[str, Any] = self.provider.get("/_ledger").raise_for_status().json()
+        told: dict[str, Any] = self.provider.get("/_ledger", timeout=LEDGER_S).raise_for_status().json()
         return told
 
     def post(self, prompt: str, **more: Any) -> httpx.Response:

@@ -39,10 +39,12 @@ def violations(
         stories[line["id"]].append(line)
     shown = {job["id"]: job for job in jobs}
     bought = [dict(row) for row in ledger]
+    own = images_of(objects)
     found = [f"{job_id}: {fault}" for job_id, story in stories.items() for fault in story_faults(story)]
     found += [f"{job_id}: {fault}" for job_id, story in stories.items() for fault in haste(story, unknown_wait_ms)]
     found += [f"{job['id']}: P2 still {job['status']}" for job in shown.values() if job["status"] not in ENDED]
-    found += [f"{job['id']}: {fault}" for job in shown.values() for fault in image_faults(job, shown, bought, objects)]
+    for job in shown.values():
+        found += [f"{job['id']}: {fault}" for fault in image_faults(job, shown, bought, objects, own[job["id"]])]
     found += purchase_faults(shown, bought)
     found += answer_faults(answers, stories)
     return found
@@ -70,9 +72,19 @@ def haste(story: Sequence[Row], wait_ms: int) -> Iterable[str]:
             yield f"P4 posted again {second - first} ms after an attempt whose outcome was not known"
 
 
-def image_faults(job: Row, jobs: Mapping[str, Row], ledger: Sequence[Row], objects: Mapping[str, Row]) -> Iterable[str]:
-    """P3: what succeeded has its image, whole, its own; what did not leaves none behind."""
-    own = [key for key, thing in objects.items() if key.startswith("images/") and thing["job_id"] == job["id"]]
+def images_of(objects: Mapping[str, Row]) -> defaultdict[str, list[str]]:
+    """The keys of each job's images."""
+    own: defaultdict[str, list[str]] = defaultdict(list)
+    for key, thing in objects.items():
+        if key.startswith("images/"):
+            own[thing["job_id"]].append(key)
+    return own
+
+
+def image_faults(
+    job: Row, jobs: Mapping[str, Row], ledger: Sequence[Row], objects: Mapping[str, Row], own: Sequence[str]
+) -> Iterable[str]:
+    """P3: what succeeded has its image, whole, its own; what did not leaves none behind. `own`: keys of its images."""
     if job["status"] != "succeeded":
         if own and job["status"] in ENDED:
             yield f"P3 {job['status']}, and yet {own} is there"

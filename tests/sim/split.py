@@ -164,7 +164,8 @@ def images(sim: Sim, taken: Taken) -> Iterable[str]:
             continue
         # What the lost history had put for a job that ends without success in the new one, `fsck` tells as well.
         there = things if job["status"] == "succeeded" else since
-        yield from (f"{job_id}: {it}" for it in history.image_faults(job, shown, sim.provider.ledger, there))
+        own = history.images_of(there)[job_id]
+        yield from (f"{job_id}: {it}" for it in history.image_faults(job, shown, sim.provider.ledger, there, own))
 
 
 def told(things: Mapping[str, Thing], job_id: str) -> str | None:

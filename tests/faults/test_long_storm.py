@@ -1,0 +1,138 @@
+"""F10 at length: every part is killed again and again, under tens of thousands of jobs and until nearly all have ended.
+
+One batch of STORM_JOBS lines. For 120 s some part that is up is killed every 300 ms, so that hardly anything is ever up
+together; then one every 5 s, as long as more jobs are open than can end soon after the last kill. `STORM_SEED` repeats
+the choices.
+"""
+
+import json
+import os
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import pytest
+
+from deploy.local.stack import Stack
+from service.domain import layout
+from tests.batches import NDJSON, rows
+from tests.integration.chronicle import bought_once_or_flagged, violations
+from tests.integration.house import ENDED, House, JobView, opened
+
+pytestmark = [pytest.mark.processes, pytest.mark.soak, pytest.mark.timeout(6 * 3600)]
+
+JOBS: Final = int(os.environ.get("STORM_JOBS", "50000"))
+LEFT: Final = min(1000, JOBS // 10)  # open jobs at the last kill
+STORM_S: Final = float(os.environ.get("STORM_S", "120"))
+STORM_GAP_S: Final = 0.3
+DRAIN_GAP_S: Final = 5.0
+UNKNOWN_WAIT_S: Final = 10
+REDRAWN: Final = (
+    2000  # jobs of which image, sidecar and answer are compared byte for byte; of the others the digests are
+)
+UPLOAD_S: Final = 600.0
+DRAINED_S: Final = 5 * 3600.0
+HEALED_S: Final = 1800.0
+PARTS: Final = ("workers-1", "workers-2", "http", "redis", "store")
+# What would end the proof before its time: slots that wait for unknown outcomes, and a stream that forgets.
+ROOM: Final = {"FLUX_MAX_IN_FLIGHT": "1000", "EVENTS_MAX": "5000000"}
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    patience = {"UNKNOWN_WAIT_S": str(UNKNOWN_WAIT_S), "SUSPECT_RETRY_S": "1,2"}
+    for house in opened(tmp_path, workers=2, **ROOM, **patience):
+        house.control(latency_s=0.2, latency_spread_s=0.1, max_in_flight=0)
+        yield house
+
+
+class Reaper:
+    """Kills parts that are up. `killed`: how often which; `last`: when, by the monotonic clock."""
+
+    def __init__(self, stack: Stack, dice: random.Random) -> None:
+        self.killed: Counter[str] = Counter()
+        self.last = 0.0
+        self._stack, self._dice = stack, dice
+        self._dead: dict[str, int] = {}  # the pid that was killed last, until another one has taken over
+        self._never = threading.Event()
+
+    def kill_while(self, wanted: Callable[[], bool], gap_s: float, within_s: float) -> None:
+        until = time.monotonic() + within_s
+        while wanted():
+            assert time.monotonic() < until, f"it did not end in time, after {self.killed}"
+            if up := [name for name in PARTS if self._stack.pids[name] != self._dead.get(name)]:
+                name = self._dice.choice(up)
+                self._dead[name], self.last = self._stack.kill(name), time.monotonic()
+                self.killed[name] += 1
+            self._never.wait(gap_s)
+
+    def heal(self) -> None:
+        """Return once every part works that was killed."""
+        for name, pid in self._dead.items():
+            self._stack.await_next(name, pid, HEALED_S)
+
+
+def uploaded(house: House, count: int) -> str:
+    order = {"model": "flux-pro-1.1", "width": 256, "height": 256}
+    lines = rows(*(order | {"prompt": f"storm {number}"} for number in range(count)))
+    headers = NDJSON | {"Idempotency-Key": "storm"}
+    answer = house.http.post("/v1/batches", content=lines, headers=headers, timeout=UPLOAD_S)
+    assert (answer.status_code, answer.json()["total"]) == (202, count), answer.text
+    batch_id: str = answer.json()["id"]
+    return batch_id
+
+
+def batch_of(house: House, batch_id: str) -> dict[str, Any] | None:
+    """As it stands; None while nobody can say."""
+    try:
+        answer = house.http.get(f"/v1/batches/{batch_id}", timeout=10)
+    except httpx.TransportError:
+        return None
+    assert answer.status_code in (200, 503), answer.text
+    told: dict[str, Any] | None = answer.json() if answer.status_code == 200 else None
+    return told
+
+
+def still_open(house: House, batch_id: str) -> int:
+    """How many jobs have not ended, as far as is known."""
+    batch = batch_of(house, batch_id)
+    return JOBS if batch is None else JOBS - sum(batch["counts"][status] for status in ENDED)
+
+
+def listed(house: House, batch_id: str) -> list[JobView]:
+    return [json.loads(row) for row in house.bytes(layout.manifest_key(batch_id)).splitlines()]
+
+
+def test_tens_of_thousands_of_jobs_outlive_a_storm_of_kills(house: House) -> None:
+    seed = int(os.environ.get("STORM_SEED", random.randrange(10**6)))
+    print(f"STORM_SEED={seed}")
+    dice = random.Random(seed)
+    batch_id, began = uploaded(house, JOBS), time.monotonic()
+    reaper = Reaper(house.stack, dice)
+    reaper.kill_while(lambda: time.monotonic() - began < STORM_S, STORM_GAP_S, STORM_S + 60)
+    print(f"{STORM_S:.0f} s of storm: {reaper.killed.total()} kills, {JOBS - still_open(house, batch_id)} jobs ended")
+    reaper.kill_while(lambda: still_open(house, batch_id) > LEFT, DRAIN_GAP_S, DRAINED_S)
+    left = still_open(house, batch_id)
+    reaper.heal()
+    back_s = time.monotonic() - reaper.last
+    house.await_that(lambda: still_open(house, batch_id) == 0, HEALED_S)
+    ended_s = time.monotonic() - reaper.last
+    print(f"{JOBS} jobs, {reaper.killed.total()} kills in {reaper.last - began:.0f} s ({dict(reaper.killed)});")
+    print(f"after the last kill all parts were up in {back_s:.1f} s, and the last {left} jobs ended in {ended_s:.1f} s")
+    house.await_that(lambda: (batch_of(house, batch_id) or {"status": ""})["status"] == "completed", HEALED_S)
+    jobs = listed(house, batch_id)
+    ends = Counter(job["status"] for job in jobs)
+    extra, flagged = bought_once_or_flagged(house, jobs), sum(job["possible_duplicate"] for job in jobs)
+    print(f"{dict(ends)}; {extra} purchases beside one each, {flagged} flagged; {JOBS - len(jobs)} lost")
+    assert (len({job["id"] for job in jobs}), ends) == (JOBS, {"succeeded": JOBS}), Counter(
+        job["error"]["code"] for job in jobs if job["error"]
+    )
+    house.audit(dice.sample(jobs, min(JOBS, REDRAWN)))
+    assert len(house.keys("images/")) == JOBS, "no image but the jobs' own"
+    assert violations(house, jobs, unknown_wait_s=UNKNOWN_WAIT_S) == []
+    assert house.fsck() == {}
