@@ -17,6 +17,7 @@ from service.domain.view import unview, view
 from service.storage.bucket import Bucket
 from service.storage.desk import Desk
 from service.storage.objects import BucketRefused, BucketUnavailable, Conflict
+from service.storage.terms import Remains
 from workers import retry
 from workers.flux import Flux
 from workers.lease import Lease
@@ -102,19 +103,34 @@ class Closer:
     async def _settle(self, job: Job, lease: Lease) -> None:
         """The job's own way is decided, but a task of it may still run: its slot comes back when that is known."""
         for attempt in job.open:
-            task = job.tasks.get(str(attempt))
-            event = await self._end_of(attempt, task) if task else None
+            event = await self._end_of(attempt, job)
             if event is not None:
                 await self._desk.tell(job.id, event)
                 return
+        over = self._given_up(job, lease.now())
+        await self._desk.tell(job.id, events.TimedOut() if over else events.StillOpen(delay_s=SETTLE_GAP_S))
+
+    async def vacate(self, job_id: str) -> bool:
+        """The slot of a deleted job comes back when its task is known to be over. False: it is not yet."""
+        left = await self._desk.store.remains(job_id)
+        if left is None:
+            return True
+        ends = [await self._end_of(attempt, left) for attempt in left.open]
+        if None in ends and not self._given_up(left, await self._desk.store.now_ms()):
+            return False
+        self._desk.ring(await self._desk.store.vacate(job_id))
+        return True
+
+    async def _end_of(self, attempt: int, job: Job | Remains) -> events.Event | None:
+        task = job.tasks.get(str(attempt))
+        return ended_event(await self._flux.result(task), attempt, task, 0) if task else None
+
+    def _given_up(self, job: Job | Remains, now_ms: int) -> bool:
+        """Whether what is open counts as over, since nobody will tell any more."""
         since, bound = job.intent_at or 0, self._unknown_wait_ms
         if any(str(attempt) in job.tasks for attempt in job.open):
             since, bound = job.submitted_at or since, self._generation_timeout_ms
-        over = lease.now() - since > bound
-        await self._desk.tell(job.id, events.TimedOut() if over else events.StillOpen(delay_s=SETTLE_GAP_S))
-
-    async def _end_of(self, attempt: int, task: str) -> events.Event | None:
-        return ended_event(await self._flux.result(task), attempt, task, 0)
+        return now_ms - since > bound
 
 
 def sidecar(job: Job) -> bytes:

@@ -59,7 +59,13 @@ class Sweep:
         self._stopping = asyncio.Event()
         self._forgot_s = float("-inf")
         self._doing: dict[Bell, asyncio.Task[None]] = {}
-        self._chores = {"stage": self._clear, "erase": self._erase, "late": self._empty, "scrub": self._scrub}
+        self._chores = {
+            "stage": self._clear,
+            "erase": self._erase,
+            "late": self._empty,
+            "scrub": self._scrub,
+            "settle": closer.vacate,
+        }
 
     def stop(self) -> None:
         self._stopping.set()

@@ -10,7 +10,7 @@ from typing import Any
 from service.domain.job import Job, Status
 from service.storage import record
 from service.storage.connection import AsyncRedis, ResponseError, text
-from service.storage.terms import OVERDUE_S, Callbacks, Entry, Figures, Suspicion, storage_s
+from service.storage.terms import OVERDUE_S, Callbacks, Entry, Figures, Remains, Suspicion, storage_s
 
 
 class Reads:
@@ -98,6 +98,11 @@ class Reads:
         """When the job is looked at next, ms of Redis's clock; None: nothing of it is left to do."""
         at: Any = await self._redis.zscore(self._prefix + "due", f"job:{job_id}")
         return None if at is None else int(at)
+
+    async def remains(self, job_id: str) -> Remains | None:
+        """What a deleted job may still have running at the provider; None: nothing."""
+        found = await self._redis.hgetall(self._key("remains", job_id))
+        return Remains.read({text(name): text(value) for name, value in found.items()}) if found else None
 
     async def suspicion(self, job_id: str) -> int | None:
         """How often the job, a suspect, has crashed when it ran alone; None: it is no suspect."""

@@ -201,6 +201,10 @@ class Store(Reads):
         arguments = {"id": job.id, "caller": job.caller, "busy_ms": _ms(busy_s)} | stands
         return Outcome((await self._run("bury", arguments))[0])
 
+    async def vacate(self, job_id: str) -> tuple[Bell, ...]:
+        """What remained of a deleted job is over: its slot is free."""
+        return _submits((await self._run("vacate", {"id": job_id}))[2])
+
     async def entomb(self, job_id: str, caller: str) -> None:
         """`bury` for a job whose record has left Redis. Killed half-way: its objects go, and no tombstone tells."""
         await self.plan("erase", job_id, 0)
@@ -260,7 +264,7 @@ class Store(Reads):
 
     async def plan(self, kind: str, id_: str, due_s: float | None) -> None:
         """Work outside the records (`stage`: inputs of a job being created; `scrub`: an image put after its job's end;
-        `erase`: a deleted job's objects; `late`: what lands under their keys after that).
+        of a deleted job `erase`: its objects; `late`: what lands under their keys after that; `settle`: its slot).
         """
         await self._run("plan", {"kind": kind, "id": id_, "due_ms": _ms(due_s)})
 

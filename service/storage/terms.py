@@ -1,5 +1,6 @@
 """What the store is told and what it answers: bounds, outcomes, claims, figures."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -103,6 +104,21 @@ class Entry:
 
     eid: str
     data: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Remains:
+    """Of a deleted job: its attempts that may still run at the provider, as its record told of them."""
+
+    open: tuple[int, ...]
+    tasks: Mapping[str, str]
+    intent_at: int | None
+    submitted_at: int | None
+
+    @classmethod
+    def read(cls, fields: Mapping[str, str]) -> "Remains":
+        instants = (int(fields[name]) if fields[name] else None for name in ("intent_at", "submitted_at"))
+        return cls(tuple(json.loads(fields["open"])), json.loads(fields["tasks"]), *instants)
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,6 +117,15 @@ async def ends_a_batch_too_early(redis: AsyncRedis, made: list[str]) -> bool:
     return True
 
 
+async def forgets_what_remains(redis: AsyncRedis, made: list[str]) -> int:
+    """Of job 5, whose task still runs, deleted by its caller: nobody will ever give its slot back."""
+    job = await Store(redis, LIMITS).get(made[5])
+    assert job is not None
+    await Store(redis, LIMITS).bury(job, busy_s=0)
+    assert (await checked(Store(redis, LIMITS))).findings == {}
+    return int(await redis.zrem(f"{PREFIX}due", f"settle:{made[5]}"))
+
+
 # The numbers are those of tests.records.courses: 4 is generating, 6 collecting, 10 is closed.
 HURTS: dict[str, tuple[Hurt, set[str]]] = {
     "a flipped value": (flips, {"unreadable"}),
@@ -131,6 +140,7 @@ HURTS: dict[str, tuple[Hurt, set[str]]] = {
     "waits, but is bought": (adds("wait::normal", "{6}"), {"waiting"}),
     "a task that is nobody's": (deletes("task:task-4"), {"untasked"}),
     "a slot of nobody": (adds("slots", "job_none"), {"strays"}),
+    "a slot of a deleted job, for ever": (forgets_what_remains, {"strays"}),
     "a wait of nobody": (adds("wait::low", "job_none"), {"strays"}),
     "due, but there is nothing": (adds("due", "job:job_none"), {"strays"}),
     "a line of a list without a record": (adds("jobs@bob", "job_none"), {"strays"}),

@@ -328,6 +328,22 @@ async def test_a_record_leaves_after_its_retention_with_all_that_points_at_it(co
     assert left == {"dr1:clock", "dr1:events", "dr1:tags"}
 
 
+async def test_a_deleted_job_keeps_its_slot_while_its_task_runs(make: Make) -> None:
+    """The provider counts it still, whatever its caller has deleted."""
+    store = make(Limits(max_in_flight=1))
+    job = await submitted(store, 0)
+    job = await happens(store, job.id, e.CancelAsked(), e.SidecarWritten(delay_s=HOUR_S))
+    await store.create(order(1))
+    assert await store.bury(job, busy_s=60) is Outcome.BURIED
+    assert [bell.queue for bell in await store.ripen(dict.fromkeys(("submit", "settle"), 9), again_s=0)] == ["settle"]
+    left = await store.remains(job.id)
+    assert left is not None
+    assert (left.open, left.tasks, left.submitted_at) == ((1,), {"1": "task-0"}, job.submitted_at)
+    assert [bell.id for bell in await store.vacate(job.id)] == ["job_001"]
+    assert await store.remains(job.id) is None
+    assert await store.vacate(job.id) == ()
+
+
 async def test_a_deleted_job_leaves_a_tombstone_and_objects_to_erase(store: Store) -> None:
     job = await submitted(store, 0)
     job = await happens(store, job.id, e.Moderated(attempt=1), e.SidecarWritten())

@@ -18,7 +18,7 @@ from service.domain.lifecycle import decide
 from service.domain.successor import successor
 from service.storage.connection import connect
 from service.storage.store import Store
-from service.storage.terms import Claim, Idempotency, Limits, Written
+from service.storage.terms import Claim, Idempotency, Limits, Remains, Written
 from tests.sim.memory import Memory, MemoryStore
 
 HOUR_S = 3600.0
@@ -142,6 +142,13 @@ class StoreMachine(RuleBasedStateMachine):
         if job is not None and job.ended:
             self.both(lambda store: store.bury(job, busy_s=HOUR_S))
 
+    @rule(index=st.integers(0, 50))
+    def vacate(self, index: int) -> None:
+        if self.memory.remains:
+            job_id = list(self.memory.remains)[index % len(self.memory.remains)]
+            self.both(lambda store: store.remains(job_id))
+            self.both(lambda store: store.vacate(job_id))
+
     @rule(status=st.sampled_from(Status), limit=st.integers(1, 9))
     def page(self, status: Status, limit: int) -> None:
         self.both(lambda store: store.page(caller="alice", status=status, limit=limit))
@@ -212,6 +219,8 @@ def plain(answer: object) -> object:
             return told(job), gate
         case Job():
             return told(answer)
+        case Remains(open_, tasks):
+            return open_, tasks
         case tuple() | list():
             return [plain(each) for each in answer]
     return answer

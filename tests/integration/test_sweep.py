@@ -174,6 +174,23 @@ async def test_a_deleted_job_leaves_no_object(bench: Bench) -> None:
         assert await at.house.desk.store.buried_by(job.id) == job.caller
 
 
+async def test_a_deleted_job_gives_its_slot_back_when_its_task_is_over(bench: Bench) -> None:
+    async with bench.steps() as at:
+        job_id = await at.new("a lighthouse")
+        await at.submit(job_id)
+        await at.house.desk.tell(job_id, events.CancelAsked())
+        await at.collect(job_id)
+        await at.house.desk.store.bury(await at.job(job_id), busy_s=HOUR_S)
+        await at.house.sweep.round()
+        assert (await at.house.desk.store.figures()).slots == 1
+        bench.finish()
+        await at.house.redis.zadd(f"{PREFIX}due", {f"settle:{job_id}": 0}, xx=True)
+        await at.house.redis.delete(f"{PREFIX}rung")
+        await at.house.sweep.round()
+        assert (await at.house.desk.store.figures()).slots == 0
+        assert not await due(at, f"settle:{job_id}")
+
+
 async def test_what_lands_late_of_a_deleted_job_goes_too(bench: Bench) -> None:
     """Puts that were given up on, at a store that hung, and then went on."""
     async with bench.steps() as at:

@@ -353,6 +353,13 @@ MECHANISMS: Final = (
         "tests/integration/test_collect.py",
     ),
     Mechanism(
+        "the slot of a deleted job whose task still runs",
+        "service/storage/lua/jobs.lua",
+        "  if group then hold(a.id, group, true) end\n",
+        "",
+        "tests/contract/test_store.py",
+    ),
+    Mechanism(
         "a second look at the keys of a deleted job",
         "workers/sweep.py",
         '        await self._desk.store.plan("late", job_id, LATE_PUT_S)\n',

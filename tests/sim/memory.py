@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 from service.domain.job import Job, Status
 from service.storage import record
 from service.storage.store import Store
-from service.storage.terms import OVERDUE_S, Callbacks, Entry, Figures, Limits, Unconfirmed, storage_s
+from service.storage.terms import OVERDUE_S, Callbacks, Entry, Figures, Limits, Remains, Unconfirmed, storage_s
 from tests.sim.memory_batches import Batched, Zset
 from tests.sim.memory_notices import Noticed
 from tests.sim.memory_rebuilding import Rebuilt
@@ -58,6 +58,7 @@ class Memory(Batched, Rebuilt, Noticed):
     tasks: dict[str, str] = field(default_factory=dict)
     keys: dict[tuple[str, str], tuple[str, str, int]] = field(default_factory=dict)
     tombs: dict[str, tuple[str, int]] = field(default_factory=dict)
+    remains: dict[str, dict[str, str]] = field(default_factory=dict)
     gate: dict[str, str] = field(default_factory=dict)
     tags: dict[str, float] = field(default_factory=dict)
     clock: float = 0.0
@@ -353,9 +354,19 @@ class Memory(Batched, Rebuilt, Noticed):
         busy = "job:" + a["id"] in self.due
         self._drop_notice(a["id"])
         self._forget(a["id"], keeps_tasks=True)
+        if row["open"] != "[]":
+            names = ("group", "open", "tasks", "intent_at", "submitted_at")
+            self.remains[a["id"]] = {name: row[name] for name in names}
+            self.due["settle:" + a["id"]] = self.now
+            self._hold(a["id"], row["group"], holds=True)
         self.tombs[a["id"]] = (a["caller"], self.now + self.cfg["tomb_ms"])
         self.due["erase:" + a["id"]] = self.now + (a["busy_ms"] if busy else 0)
         return ["buried", self.now, self._admit()]
+
+    def vacate(self, a: Args, _: object) -> Reply:
+        if left := self.remains.pop(a["id"], None):
+            self._hold(a["id"], left["group"], holds=False)
+        return ["vacated", self.now, self._admit()]
 
     # ---- the record ---------------------------------------------------------------------------------------------
 
@@ -642,6 +653,10 @@ class MemoryStore(Store):
 
     async def log(self, job_id: str) -> list[Entry]:
         return list(self.memory.logs.get(job_id, []))
+
+    async def remains(self, job_id: str) -> Remains | None:
+        left = await self._seam("store.remains", lambda: self.memory.remains.get(job_id))
+        return Remains.read(left) if left else None
 
     async def due_at(self, job_id: str) -> int | None:
         at = self.memory.due.get(f"job:{job_id}")

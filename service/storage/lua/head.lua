@@ -33,6 +33,8 @@
 --   notified            hash    how many tries were delivered, failed, given_up (with their last), off
 --   ended               zset    jobs and batches with nothing left to do → since when; the sweep forgets them after the retention
 --   tomb:{id}           string  the caller of a deleted job
+--   remains:{id}        hash    of a deleted job whose task may still run: group, open, tasks, intent_at, submitted_at;
+--                               it keeps its slot
 --   procs               zset    worker processes → their last beat; `watch`, hash: since when somebody looks at them
 --   inflight:{who}      hash    the jobs in the hands of a process, or of a group → the end of the lease it was given
 --   holders             hash    those jobs → in whose hands

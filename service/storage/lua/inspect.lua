@@ -113,6 +113,9 @@ function verbs.strays()
     local known = true
     if kind == 'notify' or a.set == 'notices' then known = call('EXISTS', P .. 'notice:' .. (id or ARGV[i])) == 1
     elseif not kind or kind == 'job' or kind == 'batch' then known = on_record(id or ARGV[i]) end
+    if string.sub(a.set, 1, 5) == 'slots' and call('EXISTS', P .. 'remains:' .. ARGV[i]) == 1 then
+      known = call('ZSCORE', P .. 'due', 'settle:' .. ARGV[i])
+    end
     if not known and call('ZSCORE', P .. a.set, ARGV[i]) then out[#out + 1] = ARGV[i] end
   end
   return {'inspected', int(now), {}, out}

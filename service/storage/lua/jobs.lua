@@ -202,15 +202,34 @@ function verbs.expire()
   return {'expired', int(now), {}, #ids}
 end
 
+-- Its task may still run at the provider, who counts it: the slot stays until somebody has seen that it is over.
+local function leave_slot(id)
+  local r = call('HMGET', P .. 'job:' .. id, 'group', 'open', 'tasks', 'intent_at', 'submitted_at')
+  if not sound(id) or r[2] == '[]' then return end
+  call('HSET', P .. 'remains:' .. id, 'group', r[1], 'open', r[2], 'tasks', r[3], 'intent_at', r[4], 'submitted_at', r[5])
+  call('ZADD', P .. 'due', int(now), 'settle:' .. id)
+  return r[1]
+end
+
 -- A caller deletes an ended job: the record goes at once, its objects as due work. buried | stale | gone
 function verbs.bury()
   if call('EXISTS', P .. 'job:' .. a.id) == 0 then return {'gone', int(now), {}} end
   if not stands(a.id, a.version) then return {'stale', int(now), {}} end
   local busy = call('ZSCORE', P .. 'due', 'job:' .. a.id)
   drop_notice(a.id)
+  local group = leave_slot(a.id)
   forget(a.id, cfg.tomb_ms)
+  if group then hold(a.id, group, true) end
   call('SET', P .. 'tomb:' .. a.id, a.caller, 'PX', cfg.tomb_ms)
   -- A step that still runs may write its sidecar once more: erase again when it surely has ended.
   call('ZADD', P .. 'due', int(now + (busy and a.busy_ms or 0)), 'erase:' .. a.id)
   return {'buried', int(now), admit()}
+end
+
+-- Nothing of the deleted job runs at the provider any more: its slot is free. vacated
+function verbs.vacate()
+  local group = call('HGET', P .. 'remains:' .. a.id, 'group')
+  if group then hold(a.id, group, false) end
+  call('DEL', P .. 'remains:' .. a.id)
+  return {'vacated', int(now), admit()}
 end
