@@ -1,8 +1,8 @@
 """F10 at length: every part is killed again and again, under tens of thousands of jobs and until nearly all have ended.
 
 One batch of STORM_JOBS lines. For 120 s some part that is up is killed every 300 ms, so that hardly anything is ever up
-together; then one whenever all of them have been up for 5 s, as long as more jobs are open than can end soon after the
-last kill. `STORM_SEED` repeats the choices.
+together; then one whenever a hundred more have ended, however fast the machine is, until so few are open that they can
+end soon after the last kill. `STORM_SEED` repeats the choices.
 """
 
 import json
@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,13 +31,13 @@ JOBS: Final = int(os.environ.get("STORM_JOBS", "50000"))
 LEFT: Final = min(1000, JOBS // 10)  # open jobs at the last kill
 STORM_S: Final = float(os.environ.get("STORM_S", "120"))
 STORM_GAP_S: Final = 0.3
-DRAIN_GAP_S: Final = 5.0
+EACH: Final = max(10, JOBS // 500)  # jobs that end between two kills of the drain: at 20 a second one in 5 s
 UNKNOWN_WAIT_S: Final = 10
 REDRAWN: Final = (
     2000  # jobs of which image, sidecar and answer are compared byte for byte; of the others the digests are
 )
 UPLOAD_S: Final = 600.0
-DRAINED_S: Final = 5 * 3600.0
+DRAINED_S: Final = 3600.0
 HEALED_S: Final = 1800.0
 PARTS: Final = ("workers-1", "workers-2", "http", "redis", "store")
 # What would end the proof before its time: slots that wait for unknown outcomes, and a stream that forgets.
@@ -69,14 +70,12 @@ class Reaper:
                 self._kill(self._dice.choice(up))
             self._never.wait(STORM_GAP_S)
 
-    def drain(self, wanted: Callable[[], bool]) -> None:
-        """One after the other, between which there is time to work."""
-        until = time.monotonic() + DRAINED_S
-        self.heal()
-        while not self._never.wait(DRAIN_GAP_S) and wanted():
-            assert time.monotonic() < until, f"it did not end in time, after {self.killed}"
+    def drain(self, house: House, count_ended: Callable[[], int], most: int) -> None:
+        """One after the other, between which some work is done, until so many have ended."""
+        while (ended := count_ended()) < most:
             self._kill(self._dice.choice(PARTS))
             self.heal()
+            house.await_that(partial(reached, count_ended, min(ended + EACH, most)), DRAINED_S)
 
     def _kill(self, name: str) -> None:
         self._dead[name], self.last = self._stack.kill(name), time.monotonic()
@@ -86,6 +85,10 @@ class Reaper:
         """Return once every part works that was killed."""
         for name, pid in self._dead.items():
             self._stack.await_next(name, pid, HEALED_S)
+
+
+def reached(count: Callable[[], int], goal: int) -> bool:
+    return count() >= goal
 
 
 def uploaded(house: House, count: int) -> str:
@@ -127,7 +130,8 @@ def test_tens_of_thousands_of_jobs_outlive_a_storm_of_kills(house: House) -> Non
     reaper = Reaper(house.stack, dice)
     reaper.storm(STORM_S)
     print(f"{STORM_S:.0f} s of storm: {reaper.killed.total()} kills, {JOBS - still_open(house, batch_id)} jobs ended")
-    reaper.drain(lambda: still_open(house, batch_id) > LEFT)
+    reaper.heal()
+    reaper.drain(house, lambda: JOBS - still_open(house, batch_id), JOBS - LEFT)
     left = still_open(house, batch_id)
     house.await_that(lambda: still_open(house, batch_id) == 0, HEALED_S)
     ended_s = time.monotonic() - reaper.last
