@@ -131,6 +131,8 @@ class Binder:
             self._desk.ring(written.bells)
             if written.outcome in (Outcome.CREATED, Outcome.ALREADY):
                 return True
+            if written.outcome is Outcome.GONE:  # another process has dropped the line: the batch was cancelled
+                return False
         raise RuntimeError(f"the retry of {job_id} found its record stale {STALE_MOST} times")
 
     async def _cancel(self, batch: Batch) -> bool:

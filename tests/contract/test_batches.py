@@ -322,6 +322,21 @@ async def test_the_write_that_makes_a_retry_takes_its_line_off(store: Store) -> 
     assert (await seen(store, OTHER)).total == 1
 
 
+async def test_a_line_that_was_dropped_becomes_no_job(store: Store) -> None:
+    """Two processes look at a batch that is cancelled meanwhile; one of them has not heard of it."""
+    await enroll(store, lines(1))
+    await store.batches.unfold(ID, 1)
+    await happens(store, line(0).job.id, e.CancelAsked(), e.SidecarWritten())
+    old = await store.get(line(0).job.id)
+    assert old is not None
+    await retry(store, old.id)
+    await store.batches.cancel(OTHER)
+    await store.batches.drop(OTHER, [old.id])
+    assert (await store.create(replace(line(1, OTHER).job, batch_id=OTHER), takes_over=old)).outcome is Outcome.GONE
+    assert await store.get(line(1, OTHER).job.id) is None
+    assert (await seen(store, OTHER)).total == 0
+
+
 async def test_what_a_cancelled_retry_left_undone_may_be_retried_once_more(store: Store) -> None:
     await enroll(store, lines(1))
     await retry(store, "job_a")

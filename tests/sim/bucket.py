@@ -28,6 +28,7 @@ class Shelf:
 
     def __init__(self, *, once: bool = True) -> None:
         self.things: dict[str, Thing] = {}
+        self.erased: set[str] = set()  # keys
         self.files: dict[str, bytes] = {}
         self.once = once
         self.refuses = False  # our keys are not believed: 403
@@ -50,7 +51,8 @@ class Shelf:
 
     def drop(self, keys: list[str]) -> int:
         for key in keys:
-            self.things.pop(key, None)
+            if self.things.pop(key, None):
+                self.erased.add(key)
         return len(keys)
 
 

@@ -124,7 +124,10 @@ class Memory(Batched, Rebuilt, Noticed):
             old = self.jobs.get(a["retry_of"], {})
             if old.get("retried_by"):
                 return ["retried", self.now, [], old["retried_by"]]
-            return None if _stands(old, a, a["old_version"]) else ["stale", self.now, []]
+            if not _stands(old, a, a["old_version"]):
+                return ["stale", self.now, []]
+            dropped = a["batch"] and a["retry_of"] not in self.lines[a["batch"]]
+            return ["gone", self.now, []] if dropped else None
         backlog = self.cfg["backlog_max"]
         return ["full", self.now, []] if 0 < backlog <= self.backlog() else None
 

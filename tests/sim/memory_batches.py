@@ -208,10 +208,10 @@ class Batched:
         return there
 
     def _line_became(self, batch_id: str, job_id: str) -> None:
-        if self._take_line(batch_id, job_id):
-            row = self.batches[batch_id]
-            row["made"] = str(int(row["made"]) + 1)
-            self.folded -= 1
+        self._take_line(batch_id, job_id)
+        row = self.batches[batch_id]
+        row["made"] = str(int(row["made"]) + 1)
+        self.folded -= 1
 
     def _unwanted(self, job_id: str) -> bool:
         batch_id = self.jobs[job_id].get("batch_id", "")

@@ -57,7 +57,7 @@ local function uploading(caller, key) return P .. 'upload:' .. caller .. ':' .. 
 
 -- A new job: its record, indexes, due time, idempotency key and place in the queue.
 -- created | already (the call was sent twice) | replayed, conflict (the key is known) | busy (a batch is uploaded under
--- it) | full | retried | stale
+-- it) | full | retried | stale | gone (the line of the batch that retries was dropped)
 function verbs.create()
   if call('EXISTS', P .. 'job:' .. a.id) == 1 then return {'already', int(now), {}} end
   if a.idem then
@@ -73,6 +73,7 @@ function verbs.create()
     local known = call('HGET', P .. 'job:' .. a.retry_of, 'retried_by')
     if known and known ~= '' then return {'retried', int(now), {}, known} end
     if not stands(a.retry_of, a.old_version) or not sound(a.retry_of) then return {'stale', int(now), {}} end
+    if a.batch ~= '' and not call('LPOS', P .. 'lines:' .. a.batch, a.retry_of) then return {'gone', int(now), {}} end
   elseif cfg.backlog_max > 0 and backlog() >= cfg.backlog_max then
     return {'full', int(now), {}}
   end
@@ -80,8 +81,9 @@ function verbs.create()
     call('SET', P .. 'idem:' .. a.caller .. ':' .. a.idem, a.idem_hash .. ' ' .. a.id, 'PX', cfg.idem_ms)
   end
   born({unpack(ARGV, 3)}, now)
-  if a.retry_of and a.batch ~= '' and call('LREM', P .. 'lines:' .. a.batch, 1, a.retry_of) == 1 then
-    call('HINCRBY', P .. 'batch:' .. a.batch, 'made', 1) -- the line of a batch that retries has become this job
+  if a.retry_of and a.batch ~= '' then -- the line of a batch that retries has become this job
+    call('LREM', P .. 'lines:' .. a.batch, 1, a.retry_of)
+    call('HINCRBY', P .. 'batch:' .. a.batch, 'made', 1)
     call('DECRBY', P .. 'folded', 1)
   end
   return {'created', int(now), admit()}
