@@ -3,35 +3,19 @@
 A test module asks for them with `pytest_plugins = ["tests.fixtures_rehearsal"]`.
 """
 
-import asyncio
 import threading
 from collections.abc import Iterator
 
 import pytest
 
-from deploy.rehearsal.app import build
-from deploy.rehearsal.control import Control
-from deploy.rehearsal.server import Server, address, bound
-from tests.rehearsal import WITHIN_S, Hands, Mailbox, Rehearsal
-
-NO_LATENCY = Control(latency_s=0.0, latency_spread_s=0.0, progress_events=0)
-NO_WAIT_S = (0.01, 0.01, 0.01)
+from tests.rehearsal import WITHIN_S, Hands, Mailbox, Rehearsal, playing
 
 
 @pytest.fixture(scope="session")
 def rehearsal_process() -> Iterator[Rehearsal]:
-    """One provider for the whole run, in a thread of its own."""
-    clock, closing, listening = Hands(), asyncio.Event(), threading.Event()
-    sock = bound("127.0.0.1", 0)
-    server = Server(build(NO_LATENCY, address(sock), clock, closing, NO_WAIT_S), closing, listening.set)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
-    thread.start()
-    assert listening.wait(WITHIN_S)
-    provider = Rehearsal(address(sock), clock)
-    yield provider
-    provider.http.close()
-    server.should_exit = True
-    thread.join(WITHIN_S)
+    """One provider for the whole run."""
+    with playing(Hands()) as provider:
+        yield provider
 
 
 @pytest.fixture

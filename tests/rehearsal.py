@@ -1,6 +1,10 @@
 """What a test holds of a rehearsal: the provider with its clock, and a mailbox for callbacks, on real sockets."""
 
+import asyncio
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from queue import Queue
@@ -8,7 +12,14 @@ from typing import Any
 
 import httpx
 
+from deploy.rehearsal.app import build
+from deploy.rehearsal.control import Control
+from deploy.rehearsal.journal import Journal
+from deploy.rehearsal.server import Server, address, bound
+
 WITHIN_S = 30.0
+NO_LATENCY = Control(latency_s=0.0, latency_spread_s=0.0, progress_events=0)
+NO_WAIT_S = (0.01, 0.01, 0.01)
 
 
 @dataclass
@@ -67,6 +78,25 @@ class Rehearsal:
 
     def ledger(self, **wanted: str) -> Any:
         return self.http.get("/_ledger", params=wanted).json()
+
+
+@contextmanager
+def playing(clock: Hands, journal: Journal | None = None) -> Iterator[Rehearsal]:
+    """A provider in a thread of its own."""
+    closing, listening = asyncio.Event(), threading.Event()
+    sock = bound("127.0.0.1", 0)
+    app = build(NO_LATENCY, address(sock), clock, closing, NO_WAIT_S, journal)
+    server = Server(app, closing, listening.set)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
+    thread.start()
+    assert listening.wait(WITHIN_S)
+    provider = Rehearsal(address(sock), clock)
+    try:
+        yield provider
+    finally:
+        provider.http.close()
+        server.should_exit = True
+        thread.join(WITHIN_S)
 
 
 @dataclass(frozen=True)

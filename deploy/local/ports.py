@@ -5,7 +5,10 @@ import random
 import socket
 import sys
 from collections import deque
+from pathlib import Path
 from typing import Final
+
+from .files import keep, write
 
 LOOPBACK: Final = "127.0.0.1"
 # Below 32768, where Linux begins to hand out the ports of outgoing connections: one of those could take a port
@@ -60,6 +63,15 @@ def _hold(port: int) -> bool:
     if len(_held) > HELD_MOST:
         os.close(_held.popleft())
     return True
+
+
+def kept_port(file: Path) -> int:
+    """The port of last time, which the file says, if it is free; else another, which it says from now on."""
+    port = int(keep(file, lambda: str(free_port())))
+    if not is_free(port):
+        port = free_port()
+        write(file, str(port))
+    return port
 
 
 def free_ports(count: int) -> list[int]:

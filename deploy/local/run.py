@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(folder: Path) -> int:
     user = chosen(os.environ, ROOT / ".env")
-    stack = Stack(folder, user=user, port=_port(user), say=_say)
+    journal = ["--journal", str(folder.resolve() / "rehearsal.journal")]
+    stack = Stack(folder, user=user, rehearsal=journal, port=_port(user), say=_say)
     facts = stack.folder / "run.env"
     facts.unlink(missing_ok=True)  # whoever waits for it must not read that of a run before
     _say("starting …")

@@ -17,7 +17,7 @@ from .environment import ROOT, Addresses, compose, generated, is_rehearsal
 from .keeper import Keeper, Say, Server
 from .leash import Leash
 from .lock import Lock
-from .ports import free_port, is_free
+from .ports import free_port, is_free, kept_port
 from .program import Program, http_ok, serves_a_queue
 from .seaweed import Seaweed
 from .valkey import Valkey
@@ -60,7 +60,9 @@ class Stack:
         self.redis = Valkey(self.folder / "redis", spawn=self._leash.spawn)
         self.store = Seaweed(self.folder / "store", spawn=self._leash.spawn)
         self._port = port if port and is_free(port) else free_port()
-        self._rehearsal_port = free_port() if is_rehearsal(self._user | self._overrides) else None
+        rehearsing = is_rehearsal(self._user | self._overrides)
+        # Kept from run to run: image URLs that were told in the last one lead there.
+        self._rehearsal_port = kept_port(self.folder / "rehearsal.port") if rehearsing else None
         self._keepers: dict[str, Keeper] = {}
         self._stopped = False
 

@@ -12,7 +12,7 @@ from redis.retry import Retry
 
 from .child import STOP_DEADLINE_S, Spawn, await_ready, bare_env, binary, halt, spawn
 from .files import keep, write
-from .ports import LOOPBACK, free_port, is_free
+from .ports import LOOPBACK, kept_port
 
 PING_TIMEOUT_S = 1.0
 
@@ -36,7 +36,7 @@ class Valkey:
         self.folder = folder.resolve()
         self.log = self.folder / "valkey.log"
         self.password = keep(self.folder / "password", lambda: secrets.token_urlsafe(24))
-        self.port = port or _port(self.folder / "port")
+        self.port = port or kept_port(self.folder / "port")
         self._options = dict(options or {})
         self._spawn = spawn
         self._process: subprocess.Popen[bytes] | None = None
@@ -95,12 +95,3 @@ class Valkey:
             "daemonize": "no",
         }
         return "".join(f"{name} {value}\n" for name, value in (ours | self._options).items())
-
-
-def _port(file: Path) -> int:
-    """The port of last time if it is free, else another, remembered."""
-    port = int(keep(file, lambda: str(free_port())))
-    if not is_free(port):
-        port = free_port()
-        write(file, str(port))
-    return port

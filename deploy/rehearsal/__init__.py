@@ -18,9 +18,11 @@ Ids are random: two runs of one seed share none.
 
 `GET /_ledger` lists what was accepted and billed (`?id=`, `?prompt=`, `?model=` narrow it): the proof that nothing was
 bought twice. `POST /_finish` ends all running tasks now; `POST /_reset` forgets everything and turns the knobs back
-to the flags. State is in memory by design: a restart forgets all tasks, and their image URLs are dead.
+to the flags. A restart forgets all tasks, and their image URLs are dead, unless `--journal FILE` keeps them: then even
+`kill -9` loses none, they run on from when they were accepted, and no URL lives shorter. Turned knobs are not kept.
 
 One task's way through the files: `flux` (the routes) takes a `submission`, gives it `dice` and a fate from `control`,
-and puts it on the desk of `tasks`; `life` runs it; `letters` are sent by `callbacks`; `gallery` serves what `pictures`
-draws with `art` and `brush`; `answers` and `replies` say it all as the provider would, `wire` as no server should.
+and puts it on the desk of `tasks`, which notes it in the `journal`; `life` runs it; `letters` are sent by `callbacks`;
+`gallery` serves what `pictures` draws with `art` and `brush`; `answers` and `replies` say it all as the provider would,
+`wire` as no server should.
 """

@@ -6,9 +6,11 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 from deploy.rehearsal.app import build
 from deploy.rehearsal.control import KNOBS, Control, read_knob
+from deploy.rehearsal.journal import Journal, JournalError
 from deploy.rehearsal.knobs import BadKnobError
 from deploy.rehearsal.server import Server, address, bound
 from service.clock import SystemClock
@@ -22,9 +24,15 @@ def main(arguments: list[str]) -> int:
     except OSError as taken:
         print(f"cannot listen on {flags.host}:{flags.port}: {taken.strerror}", file=sys.stderr)
         return 1
+    try:  # after the port is ours: a second process must not write over what the first one keeps
+        journal = Journal(flags.journal, _now()) if flags.journal else None
+    except (JournalError, OSError) as wrong:
+        sock.close()
+        print(f"no journal: {wrong}", file=sys.stderr)
+        return 1
     closing = asyncio.Event()
     base_url = (flags.public_url or address(sock)).rstrip("/")
-    app = build(control, base_url, _now, closing)
+    app = build(control, base_url, _now, closing, journal=journal)
     server = Server(app, closing, lambda: print(f"rehearsal provider on {address(sock)}", flush=True))
     with suppress(KeyboardInterrupt):
         server.run(sockets=[sock])
@@ -40,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=9100, help="0 for any free one; %(default)s")
     parser.add_argument("--public-url", help="where clients reach it, for image URLs; the bound address")
+    parser.add_argument("--journal", type=Path, help="a file that keeps the tasks beyond the process; none")
     for name, knob in KNOBS.items():
         mark = f" (or {knob.metadata['mark']} in a prompt)" if knob.metadata["mark"] else ""
         about = f"{knob.metadata['about']}{mark}; {knob.default}"

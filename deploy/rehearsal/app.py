@@ -5,6 +5,7 @@ The back door: `GET, POST /_control`, `GET /_ledger`, `POST /_finish`, `POST /_r
 
 import asyncio
 import json
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -17,6 +18,7 @@ from deploy.rehearsal.callbacks import RETRY_AFTER_S, Courier
 from deploy.rehearsal.control import Control
 from deploy.rehearsal.flux import Flux
 from deploy.rehearsal.gallery import Gallery
+from deploy.rehearsal.journal import Journal
 from deploy.rehearsal.knobs import BadKnobError
 from deploy.rehearsal.life import Lives
 from deploy.rehearsal.replies import Json
@@ -63,10 +65,15 @@ def build(
     now: Clock,
     closing: asyncio.Event,
     retry_after_s: tuple[float, ...] = RETRY_AFTER_S,
+    journal: Journal | None = None,
 ) -> Starlette:
-    """`base_url`: where clients reach this process. `closing`: set when it stops, so that no answer hangs on."""
-    desk = Desk(control, now)
-    gallery, courier = Gallery(desk, base_url, closing), Courier(retry_after_s)
+    """`base_url`: where clients reach this process. `closing`: set when it stops, so that no answer hangs on.
+
+    `journal` is closed with the process; without one, its tasks and image URLs end with it.
+    """
+    desk = Desk(control, now, journal)
+    url_key = journal.url_key if journal else secrets.token_bytes(32)
+    gallery, courier = Gallery(desk, base_url, closing, url_key), Courier(retry_after_s)
     lives = Lives(desk, gallery, courier)
     flux, back_door = Flux(desk, lives, gallery, base_url, closing), BackDoor(desk, lives)
 
@@ -75,10 +82,13 @@ def build(
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        lives.resume()
         yield
         await lives.stop()
         await courier.close()
         gallery.close()
+        if journal:
+            journal.close()
 
     routes = [Route(f"{base}/get_result", flux.get_result, methods=["GET"]) for base in BASES]
     routes += [Route(f"{base}/{{model}}", flux.submit, methods=["POST"]) for base in BASES]

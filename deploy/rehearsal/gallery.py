@@ -2,7 +2,6 @@
 
 import asyncio
 import hmac
-import secrets
 from base64 import b64encode
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
@@ -29,11 +28,10 @@ NOT_A_PICTURE = "<!doctype html><title>502 Bad Gateway</title><h1>502 Bad Gatewa
 
 
 class Gallery:
-    """`base_url` is where the images are reached. The signing key is the process's own: a restart ends all URLs."""
+    """`base_url` is where the images are reached; another `key` than the last process had ends all its URLs."""
 
-    def __init__(self, desk: Desk, base_url: str, closing: asyncio.Event) -> None:
-        self._desk, self._base_url, self._closing = desk, base_url, closing
-        self._key = secrets.token_bytes(32)
+    def __init__(self, desk: Desk, base_url: str, closing: asyncio.Event, key: bytes) -> None:
+        self._desk, self._base_url, self._closing, self._key = desk, base_url, closing, key
         self._drawings: OrderedDict[Picture, asyncio.Future[bytes]] = OrderedDict()
         self._hands = ThreadPoolExecutor(DRAWING_THREADS, thread_name_prefix="draw")
 

@@ -11,7 +11,7 @@ from deploy.rehearsal.tasks import Desk, Task
 
 
 class Lives:
-    """Starts lives and stops them. Nothing of a life outlasts the process."""
+    """Starts lives and stops them. What the process does not live to see is taken up where the journal ends."""
 
     def __init__(self, desk: Desk, gallery: Gallery, courier: Courier) -> None:
         self._desk, self._gallery, self._courier = desk, gallery, courier
@@ -21,6 +21,12 @@ class Lives:
         life = asyncio.create_task(self._live(task))
         self._lives.add(life)
         life.add_done_callback(self._lives.discard)
+
+    def resume(self) -> None:
+        """Begin again what the end of another process has cut off. What should be over meanwhile is over at once."""
+        for task in self._desk.tasks.values():
+            if not task.settled:
+                self.begin(task)
 
     async def finish_all(self) -> int:
         """End every running task now, whatever its latency. Returns how many, once they have ended."""
@@ -38,17 +44,20 @@ class Lives:
 
     async def _live(self, task: Task) -> None:
         try:
-            async with asyncio.TaskGroup() as telling:
-                await self._run(task, telling)
+            if task.ended_at is None:
+                async with asyncio.TaskGroup() as telling:
+                    await self._run(task, telling)
             if _calls_back(task):
                 await asyncio.sleep(self._desk.control.callback_delay_s)
                 await self._call_back(task)
+            self._desk.settle(task)
         finally:
             task.told.set()
 
     async def _run(self, task: Task, telling: asyncio.TaskGroup) -> None:
         progress = self._progress(task)
-        step_s = task.latency_s / (len(progress) + 1)
+        left_s = max(0.0, task.accepted_at + task.latency_s - self._desk.now())
+        step_s = left_s / (len(progress) + 1)
         for letter in progress:
             await _pause(task, step_s)
             if _calls_back(task) and "callback_reorder" not in task.fate:

@@ -1,14 +1,16 @@
 """`make run` as a person meets it: what it prints works, nothing is lost between runs, nothing is left behind."""
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.request import Request, urlopen
 
 import psutil
@@ -18,12 +20,14 @@ from dotenv import dotenv_values
 from deploy.local.environment import ROOT, setting_names
 from deploy.local.lock import Lock
 from deploy.local.ports import LOOPBACK, free_port
+from tests.integration.house import pause
 
 pytestmark = pytest.mark.processes
 
 STOP_PROMISED_S: Final = 10
 CUT_OFF_S: Final = 5  # what a test waits for a kill to be done
 PASTED_S: Final = 90
+WAIT_S: Final = 90
 FACTS: Final = [
     "SERVICE_URL",
     "API_TOKEN",
@@ -64,12 +68,15 @@ class Run:
     def facts(self) -> dict[str, str | None]:
         return dotenv_values(self.folder / "run.env")
 
-    def ask(self, path: str) -> bytes:
+    def ask(self, path: str, body: object = None, **headers: str) -> bytes:
+        """What the service answers to a GET, or with a body to a POST of it."""
         facts = self.facts()
-        request = Request(f"{facts['SERVICE_URL']}{path}", headers={"Authorization": f"Bearer {facts['API_TOKEN']}"})  # noqa: S310  our own
-        with urlopen(request, timeout=10) as answer:  # noqa: S310  our own
-            body: bytes = answer.read()
-            return body
+        headers |= {"Authorization": f"Bearer {facts['API_TOKEN']}"}
+        return answer(f"{facts['SERVICE_URL']}{path}", body, headers)
+
+    def provider(self, path: str, body: object = None) -> Any:
+        """What the rehearsal's back door answers."""
+        return json.loads(answer(f"{str(self.facts()['FLUX_API_BASE_URL']).removesuffix('/flux/v1')}{path}", body, {}))
 
     def children(self) -> dict[str, psutil.Process]:
         """By a word of their command line; the guardian is one of them."""
@@ -79,6 +86,13 @@ class Run:
             words = ("valkey-server", "weed", "deploy.rehearsal", "-m workers", "-m service", "guardian.py watch")
             found[next(word for word in words if word in line)] = child
         return found
+
+
+def answer(url: str, body: object, headers: dict[str, str]) -> bytes:
+    data = None if body is None else json.dumps(body).encode()
+    with urlopen(Request(url, data, headers | {"Content-Type": "application/json"}), timeout=WAIT_S) as got:  # noqa: S310  our own
+        text: bytes = got.read()
+        return text
 
 
 @contextmanager
@@ -111,6 +125,7 @@ def test_the_printed_line_makes_a_picture_that_the_next_run_still_has(tmp_path: 
         assert list(first.facts()) == FACTS
         assert (local / "run.env").stat().st_mode & 0o777 == 0o600
         before, facts, children = first.ask("/v1/jobs"), first.facts(), first.children()
+        (bought,) = first.provider("/_ledger")["submissions"]
         first.process.send_signal(signal.SIGTERM)
         assert first.process.wait(STOP_PROMISED_S) == 0
         assert all_gone(children)
@@ -118,6 +133,7 @@ def test_the_printed_line_makes_a_picture_that_the_next_run_still_has(tmp_path: 
         second.await_line("Ctrl-C stops everything")
         assert second.facts()["API_TOKEN"] == facts["API_TOKEN"]
         assert second.ask("/v1/jobs") == before
+        assert [row["id"] for row in second.provider("/_ledger")["submissions"]] == [bought["id"]]
         job = before.partition(b'"id":')[2].split(b'"')[1].decode()
         assert second.ask(f"/v1/jobs/{job}/image") == picture
         second.process.send_signal(signal.SIGINT)
@@ -171,6 +187,25 @@ def test_a_part_that_dies_is_started_again(tmp_path: Path, word: str, name: str)
         run.await_line(f"{name} is back")
         assert run.children()[word].pid != before.pid
         assert run.ask("/readyz")
+
+
+def test_a_provider_that_is_killed_over_its_work_forgets_no_purchase(tmp_path: Path) -> None:
+    prompts = [f"a heron, study {number}" for number in range(10)]
+    with running(tmp_path) as run:
+        run.await_line("Ctrl-C stops everything")
+        run.provider("/_control", {"latency_s": 600})
+        jobs = [{"model": "flux-dev", "prompt": prompt, "width": 256, "height": 256} for prompt in prompts]
+        ids = [json.loads(run.ask("/v1/jobs", job))["id"] for job in jobs]
+        until = time.monotonic() + WAIT_S
+        while len(json.loads(run.ask("/v1/jobs?status=generating"))["jobs"]) < len(jobs):
+            assert time.monotonic() < until
+            pause()
+        run.children()["deploy.rehearsal"].kill()
+        run.await_line("rehearsal is back")
+        assert run.provider("/_finish", {}) == {"finished": len(jobs)}
+        ended = [json.loads(run.ask(f"/v1/jobs/{job_id}", Prefer="wait=60")) for job_id in ids]
+        assert [job["status"] for job in ended] == ["succeeded"] * len(jobs)
+        assert sorted(row["prompt"] for row in run.provider("/_ledger")["submissions"]) == prompts
 
 
 def test_a_taken_port_is_left_alone(tmp_path: Path) -> None:
