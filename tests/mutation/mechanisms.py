@@ -632,4 +632,18 @@ MECHANISMS: Final = (
         "True",
         "tests/unit/test_allocator.py",
     ),
+    Mechanism(
+        "what the rehearsal has sold is noted before it answers",
+        "deploy/rehearsal/tasks.py",
+        "        self._note(task.record())\n",
+        "",
+        "tests/http/test_rehearsal_journal.py",
+    ),
+    Mechanism(
+        "no piece of a line stays when the disk is full",
+        "deploy/rehearsal/journal.py",
+        "            os.ftruncate(self._out, end)\n",
+        "",
+        "tests/http/test_rehearsal_journal.py",
+    ),
 )
