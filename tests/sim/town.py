@@ -224,13 +224,20 @@ class Sim:
 def crowds(tasks: Sequence[Task], cap: int) -> Iterable[str]:
     """Of how many jobs the provider had tasks at once, where that was more than the cap (0: none).
 
-    Of jobs, not of tasks: one that was posted again after an unknown outcome keeps its slot for both. What nobody
-    heard of, and what a process posted that was stopped between its last look and its POST, no count can hold back.
+    Of jobs, not of tasks: one that was posted again after an unknown outcome keeps its slot for both, until the second
+    has ended; that there was a first may be learnt much later. What nobody heard of, and what a process posted that was
+    stopped between its last look and its POST, no count can hold back.
     """
+    ends_s = {each.id: _counted_until_s(each, tasks) for each in tasks}
     for task in tasks if cap else ():
-        there = {each.job_id for each in tasks if each.born_s <= task.born_s < each.ends_s}
+        there = {each.job_id for each in tasks if each.born_s <= task.born_s < ends_s[each.id]}
         if len(there) > cap:
             yield f"{len(there)} jobs had tasks outstanding when {task.id} was accepted, and there are {cap} slots"
+
+
+def _counted_until_s(task: Task, tasks: Sequence[Task]) -> float:
+    again = (other.born_s for other in tasks if other.job_id == task.job_id and other.born_s > task.born_s)
+    return min([task.ends_s, *again])
 
 
 def plain(key: str, data: bytes, metadata: Any) -> dict[str, Any]:
