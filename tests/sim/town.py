@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import math
 import random
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from service.domain.job import Job
@@ -15,7 +16,7 @@ from tests.sim.memory import Memory, MemoryStore
 from tests.sim.provider import Manners, Provider, Task
 from tests.sim.receiver import Receiver
 from tests.sim.staff import Terms, Town, Worker
-from tests.sim.world import Crash, Process, World, entropy
+from tests.sim.world import EPOCH_MS, Crash, Process, World, entropy
 
 CALLER: Final = "alice"
 LOOK_S: Final = 2.0
@@ -180,7 +181,7 @@ class Sim:
             deleted=self.deleted,
         )
         known = [task for task in self.provider.tasks.values() if task.id in memory.tasks and not task.late]
-        found += crowds(known, self.town.terms.limits.max_in_flight)
+        found += crowds(known, self.town.terms.limits.max_in_flight, self._given_up_s())
         found += history.notice_faults(self._to_be_told(), self.receiver.letters)
         found += [f"{rows} of {batch_id} became no jobs" for batch_id, rows in memory.lines.items() if rows]
         found += [f"{memory.folded} lines are thought to wait"] if memory.folded else []
@@ -192,6 +193,11 @@ class Sim:
             f"{job_id}: no sidecar" for job_id in memory.jobs if not any(f"{job_id}.json" in key for key in things)
         ]
         return found
+
+    def _given_up_s(self) -> dict[str, float]:
+        """Jobs of which nobody waited for an answer any more, and since when."""
+        told = [entry.data for entry in self.world.memory.events if entry.data["reason"] in ("gave_up", "timed_out")]
+        return {each["id"]: (int(each["at"]) - EPOCH_MS) / 1000 for each in told}
 
     def _to_be_told(self) -> list[str]:
         """Jobs and batches that are over, and whose callers want to hear of it."""
@@ -221,23 +227,23 @@ class Sim:
             self.world.bugs.append(f"{job_id}: succeeded without an object")
 
 
-def crowds(tasks: Sequence[Task], cap: int) -> Iterable[str]:
+def crowds(tasks: Sequence[Task], cap: int, given_up_s: Mapping[str, float]) -> Iterable[str]:
     """Of how many jobs the provider had tasks at once, where that was more than the cap (0: none).
 
     Of jobs, not of tasks: one that was posted again after an unknown outcome keeps its slot for both, until the second
-    has ended; that there was a first may be learnt much later. What nobody heard of, and what a process posted that was
-    stopped between its last look and its POST, no count can hold back.
+    has ended or was given up; that there was a task may be learnt much later. What nobody heard of, and what a process
+    posted that was stopped between its last look and its POST, no count can hold back.
     """
-    ends_s = {each.id: _counted_until_s(each, tasks) for each in tasks}
+    ends_s = {each.id: _counted_until_s(each, tasks, given_up_s.get(each.job_id, math.inf)) for each in tasks}
     for task in tasks if cap else ():
         there = {each.job_id for each in tasks if each.born_s <= task.born_s < ends_s[each.id]}
         if len(there) > cap:
             yield f"{len(there)} jobs had tasks outstanding when {task.id} was accepted, and there are {cap} slots"
 
 
-def _counted_until_s(task: Task, tasks: Sequence[Task]) -> float:
+def _counted_until_s(task: Task, tasks: Sequence[Task], given_up_s: float) -> float:
     again = (other.born_s for other in tasks if other.job_id == task.job_id and other.born_s > task.born_s)
-    return min([task.ends_s, *again])
+    return min([task.ends_s, given_up_s, *again])
 
 
 def plain(key: str, data: bytes, metadata: Any) -> dict[str, Any]:
