@@ -76,12 +76,12 @@ class Collector:
                 await self._closer.close(job, lease)
 
     async def _poll(self, job: Job, lease: Lease) -> None:
-        """Ask for every attempt's task; the first that has ended decides, else the next poll is placed."""
+        """Ask for every attempt's task; the first whose end says something decides, else the next poll is placed."""
         tasks = [(int(n), task) for n, task in sorted(job.tasks.items())]
         answers = await asyncio.gather(*(self._flux.result(task) for _, task in tasks))
         for (attempt, task), answer in zip(tasks, answers, strict=True):
             event = ended_event(answer, attempt, task, lease.now(), hinted=job.hints > 0)
-            if event is not None:
+            if event is not None and event.applies(job):
                 await self._desk.tell(job.id, event, patience_s=retry.REDIS_PATIENCE_S)
                 return
         waited_s = (lease.now() - max(job.submitted_at or 0, job.created_at)) / 1000

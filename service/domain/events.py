@@ -286,9 +286,14 @@ class Moderated(_OfAttempt):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskFailed(_OfAttempt):
-    """The provider ended the task badly. Another attempt that is still open may yet end well."""
+    """The provider ended the task badly. Another attempt that is still open may yet end well, and is waited for: then
+    that this one failed says nothing new.
+    """
 
     name: ClassVar[str] = "task_failed"
+
+    def applies(self, job: Job) -> bool:
+        return 1 <= self.attempt <= job.attempt and (not job.open or self.attempt in job.open)
 
     def patch(self, job: Job) -> Patch:
         message = self.detail or "the provider failed to make the image"

@@ -90,7 +90,9 @@ def test_a_wrong_submission_is_422_with_the_field(
     assert rehearsal.ledger()["submissions"] == []
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 @given(
     model=st.sampled_from(["flux-dev", "flux-pro-1.1-ultra", "flux-kontext-pro", "flux-2-pro"]),
     body=st.binary(max_size=64)

@@ -151,6 +151,25 @@ async def test_an_attempt_that_was_given_up_may_still_bring_the_image(bench: Ben
         bench.audit_job(await at.collect(job_id))
 
 
+async def test_of_an_attempt_that_failed_nobody_hears_twice_while_the_other_is_waited_for(bench: Bench) -> None:
+    """Each poll finds it failed once more, and must go on to the other, or the job would never time out."""
+    async with bench.steps() as at, bench.steps(generation_timeout_s=0.0) as impatient:
+        job_id = await at.new("a lighthouse [drop-answer]")
+        await at.submit(job_id)
+        bench.turn(failed=1.0, latency_s=0.0)
+        await at.hasten(job_id)
+        await at.submit(job_id)
+        await comes(lambda: bench.submissions()[1]["outcome"] == "failed")
+        for attempt, task in enumerate(bench.submissions(), 1):
+            await at.tell(job_id, events.TaskAccepted(attempt=attempt, provider_id=task["id"]))
+        await at.hasten(job_id)
+        assert (await at.collect(job_id)).open == (1,)
+        await at.hasten(job_id)
+        assert (await at.collect(job_id)).reason == "polled"
+        await at.hasten(job_id)
+        assert code(await impatient.collect(job_id)) == "deadline_exceeded"
+
+
 async def test_a_step_that_takes_longer_than_its_lease_renews_it(bench: Bench) -> None:
     async with bench.steps() as at, CuttingProxy("127.0.0.1", bench.stack.addresses.rehearsal_port or 0) as way:
         job_id = await at.bought()

@@ -612,6 +612,13 @@ MECHANISMS: Final = (
         "tests/contract/test_batches.py",
     ),
     Mechanism(
+        "a poll goes on to the other attempt",
+        "workers/collect.py",
+        "            if event is not None and event.applies(job):\n",
+        "            if event is not None:\n",
+        "tests/integration/test_collect.py",
+    ),
+    Mechanism(
         "no job of a line that was dropped",
         "service/storage/lua/jobs.lua",
         "if a.batch ~= '' and not call('LPOS', P .. 'lines:' .. a.batch, a.retry_of) then",

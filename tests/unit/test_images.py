@@ -312,7 +312,9 @@ HEADS = [
 ]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=500, deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture], max_examples=500, deadline=None
+)
 @given(head=st.sampled_from(HEADS), rest=st.binary(max_size=200))
 def test_any_bytes_have_a_verdict(verdict: Verdict, head: bytes, rest: bytes) -> None:
     assert isinstance(verdict(head + rest), Image | NotAnImage)

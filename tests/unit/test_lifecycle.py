@@ -166,6 +166,7 @@ def test_a_failed_attempt_does_not_end_a_job_whose_other_attempt_is_open() -> No
     both = after(twice, e.TaskAccepted(attempt=1, provider_id="task-a"))
     one = after(both, e.TaskFailed(attempt=1))
     assert (one.status, one.open, one.error) == (Status.GENERATING, (2,), None)
+    assert decide(one, e.TaskFailed(attempt=1)) is None, "or each poll would find it once more, and nothing else"
     assert after(one, e.TaskFailed(attempt=2)).status is Status.FAILED
 
 
