@@ -13,16 +13,16 @@ from dataclasses import dataclass
 
 from service.clock import Clock
 from service.domain import events
-from service.domain.answers import Answer, NotFound, Pending
+from service.domain.answers import Answer, Failed, Moderated, NotFound, Pending, Ready
 from service.domain.errors import ErrorCode
-from service.domain.job import Job, Queue, Status
+from service.domain.job import FoundBy, Job, Queue, Status
 from service.storage.desk import Desk
 from workers import retry
 from workers.close import Closer
 from workers.flux import Flux
 from workers.lease import Lease, claimed, renewed
 from workers.pull import Puller
-from workers.results import ended_event
+from workers.results import ended_event, ready_event
 from workers.timing import Timing
 
 
@@ -97,13 +97,19 @@ class Collector:
         return events.Polled(delay_s=self._timing.next_poll_s(waited_s), detail="not found" if gone else "")
 
     async def _look_up(self, job: Job, lease: Lease) -> None:
-        """A callback without proof named a task for the attempt whose outcome is unknown."""
+        """A callback without proof named a task for the attempt whose outcome is unknown.
+
+        Where there is such a task it is adopted, which the store refuses if it is another job's. What became of it is
+        believed only then: a stranger may name a task that failed.
+        """
         if job.candidate is None:
             return
         answer = await self._flux.result(job.candidate)
-        event = ended_event(answer, job.attempt, job.candidate, lease.now(), hinted=True)
-        if event is None and isinstance(answer, Pending):
-            delay_s = await self._timing.first_poll_s(job.model)
+        event: events.Event | None = None
+        if isinstance(answer, Ready):
+            event = ready_event(answer, job.attempt, job.candidate, FoundBy.WEBHOOK, now_ms=lease.now())
+        elif isinstance(answer, Pending | Moderated | Failed):
+            delay_s = await self._timing.first_poll_s(job.model) if isinstance(answer, Pending) else 0.0
             event = events.TaskAccepted(attempt=job.attempt, provider_id=job.candidate, delay_s=delay_s)
         if event is not None:
             told = await self._desk.tell(job.id, event, patience_s=retry.REDIS_PATIENCE_S)

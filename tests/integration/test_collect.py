@@ -67,7 +67,7 @@ async def hinted(bench: Bench, at: Steps, task: str | None) -> Job:
     bench.turn(drop_answer=1)
     job_id = await at.new("a lighthouse")
     await at.submit(job_id)
-    [bought] = bench.submissions()
+    *_, bought = bench.submissions()
     lie = {"sample": "http://127.0.0.1/a-lie.png"}
     bench.call_back(bought, task_id=task or bought["id"], status="SUCCESS", result=lie)
     job = await at.job(job_id)
@@ -85,6 +85,30 @@ async def test_a_hint_is_looked_up_and_its_task_adopted(bench: Bench) -> None:
         assert (job.status, job.found_by) == ("collecting", FoundBy.WEBHOOK), "it rang, and `get_result` confirmed it"
         bench.audit_job(await at.collect(job.id))
         assert len(bench.submissions()) == 1
+
+
+@pytest.mark.parametrize("fate", ["moderated", "failed"])
+async def test_a_hint_at_another_jobs_bad_end_is_dropped_and_the_wait_goes_on(bench: Bench, fate: str) -> None:
+    """A stranger who knows a callback's address and the id of a task that ended badly must not end the job with it."""
+    async with bench.steps() as at:
+        bench.turn(**{fate: 1})
+        other = await at.bought("another")
+        bench.finish()
+        await at.hasten(other)
+        assert (await at.collect(other)).status == "failed"
+        job = await at.collect((await hinted(bench, at, (await at.job(other)).tasks["1"])).id)
+        assert (job.status, job.candidate, job.tasks) == ("submitting", None, {})
+
+
+@pytest.mark.parametrize("fate", ["moderated", "failed"])
+async def test_a_hint_at_its_own_bad_end_ends_the_job(bench: Bench, fate: str) -> None:
+    async with bench.steps() as at:
+        bench.turn(**{fate: 1})
+        waiting = await hinted(bench, at, None)
+        bench.finish()
+        job = await at.collect(waiting.id)
+        assert (job.status, job.tasks) == ("generating", {"1": bench.submissions()[0]["id"]})
+        assert (await at.collect(job.id)).status == "failed"
 
 
 async def test_a_hint_that_nobody_knows_is_dropped_and_the_wait_goes_on(bench: Bench) -> None:

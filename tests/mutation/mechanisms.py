@@ -612,6 +612,14 @@ MECHANISMS: Final = (
         "tests/contract/test_batches.py",
     ),
     Mechanism(
+        "a hint's task is adopted before its end is believed",
+        "workers/collect.py",
+        "            event = events.TaskAccepted(attempt=job.attempt, provider_id=job.candidate, delay_s=delay_s)\n",
+        "            event = ended_event(answer, job.attempt, job.candidate, 0) or events.TaskAccepted(\n"
+        "                attempt=job.attempt, provider_id=job.candidate, delay_s=delay_s\n            )\n",
+        "tests/integration/test_collect.py",
+    ),
+    Mechanism(
         "a poll goes on to the other attempt",
         "workers/collect.py",
         "            if event is not None and event.applies(job):\n",

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from service.domain.errors import ErrorCode
 from service.domain.job import Job
 from service.domain.view import view
 from tests.sim import history
@@ -182,6 +183,7 @@ class Sim:
         )
         known = [task for task in self.provider.tasks.values() if task.id in memory.tasks and not task.late]
         found += crowds(known, self.town.terms.limits.max_in_flight, self._given_up_s())
+        found += [f"P6 {job_id}: moderated, and no task of it was" for job_id in memory.jobs if self._slandered(job_id)]
         found += history.notice_faults(self._to_be_told(), self.receiver.letters)
         found += [f"{rows} of {batch_id} became no jobs" for batch_id, rows in memory.lines.items() if rows]
         found += [f"{memory.folded} lines are thought to wait"] if memory.folded else []
@@ -193,6 +195,13 @@ class Sim:
             f"{job_id}: no sidecar" for job_id in memory.jobs if not any(f"{job_id}.json" in key for key in things)
         ]
         return found
+
+    def _slandered(self, job_id: str) -> bool:
+        """It ended as moderated, and the provider has moderated no task of it: somebody else's word was taken."""
+        job = self.job(job_id)
+        its = [task for task in self.provider.tasks.values() if task.job_id == job_id or task.id in job.tasks.values()]
+        moderated = job.error is not None and job.error.code is ErrorCode.MODERATED
+        return moderated and not any(task.fate == "moderated" for task in its)
 
     def _given_up_s(self) -> dict[str, float]:
         """Jobs of which nobody waited for an answer any more, and since when."""
