@@ -306,6 +306,21 @@ async def test_a_job_whose_purchase_a_retry_took_over_has_nothing_left_to_do(mak
     assert await store.expire() == 1
 
 
+async def test_a_post_that_still_runs_stays_the_old_jobs_when_it_is_retried(make: Make) -> None:
+    """Its task is not known yet, so that the retry buys anew, as its caller asked; the provider may count both."""
+    store = make(Limits(max_in_flight=2))
+    await store.create(order(0))
+    old = await happens(store, "job_000", e.Intended(attempt=1, delay_s=HOUR_S), e.CancelAsked(), e.SidecarWritten())
+    assert (await store.create(order(1, retry_of=old.id), takes_over=old)).outcome is Outcome.CREATED
+    kept = await store.get(old.id)
+    assert kept is not None
+    assert (kept.open, kept.retried_by, (await store.figures()).slots) == ((1,), "job_001", 2)
+    assert await store.due_at(old.id) is not None
+    await happens(store, old.id, e.TimedOut())
+    assert (await store.figures()).slots == 1
+    assert await store.due_at(old.id) is None
+
+
 async def test_the_task_of_a_deleted_job_is_nobody_elses(store: Store) -> None:
     job = await submitted(store, 0)
     job = await happens(store, job.id, e.Moderated(attempt=1), e.SidecarWritten())

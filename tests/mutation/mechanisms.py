@@ -620,6 +620,13 @@ MECHANISMS: Final = (
         "tests/integration/test_collect.py",
     ),
     Mechanism(
+        "a POST that still runs stays the retried job's",
+        "service/storage/lua/jobs.lua",
+        "  if a.holds_slot then call('HSET', old, 'open', '[]') end\n",
+        "  call('HSET', old, 'open', '[]')\n",
+        "tests/contract/test_store.py",
+    ),
+    Mechanism(
         "a poll goes on to the other attempt",
         "workers/collect.py",
         "            if event is not None and event.applies(job):\n",

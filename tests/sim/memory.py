@@ -133,11 +133,12 @@ class Memory(Batched, Rebuilt, Noticed):
 
     def _hand_over(self, a: Args) -> None:
         old = a["retry_of"]
-        self._write(old, {"retried_by": a["id"], "open": "[]"}, ())
-        self._hold(old, a["group"], holds=False)
-        if self.jobs[old].get("sidecar") == "1":
-            self.due.pop("job:" + old, None)
-            self.zsets["ended"][old] = self.now
+        self._write(old, {"retried_by": a["id"]} | ({"open": "[]"} if a["holds_slot"] else {}), ())
+        if self.jobs[old]["open"] == "[]":
+            self._hold(old, a["group"], holds=False)
+            if self.jobs[old].get("sidecar") == "1":
+                self.due.pop("job:" + old, None)
+                self.zsets["ended"][old] = self.now
         for task in a["tasks"]:
             self.tasks[task] = a["id"]
 

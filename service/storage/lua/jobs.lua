@@ -15,14 +15,17 @@ local function close(id, batch)
   if call('SCARD', P .. 'closed:' .. batch) >= num(r[1]) then call('ZADD', P .. 'due', int(now), 'batch:' .. batch) end
 end
 
--- The old job hands over its purchase and its slot to the one that retries it.
+-- The old job hands over its purchase and its slot to the one that retries it. A POST whose outcome is not known yet
+-- stays its own: the new job would not know what to ask for, and the provider may count it.
 local function hand_over()
   local old = P .. 'job:' .. a.retry_of
-  call('HSET', old, 'retried_by', a.id, 'open', '[]')
+  call('HSET', old, 'retried_by', a.id)
+  if a.holds_slot then call('HSET', old, 'open', '[]') end
   call('HINCRBY', old, 'version', 1)
   seal(a.retry_of)
-  hold(a.retry_of, a.group, false)
-  if call('HGET', old, 'sidecar') == '1' then -- the purchase was all that it still waited for
+  local r = call('HMGET', old, 'open', 'sidecar')
+  if r[1] == '[]' then hold(a.retry_of, a.group, false) end
+  if r[1] == '[]' and r[2] == '1' then -- the purchase was all that it still waited for
     call('ZREM', P .. 'due', 'job:' .. a.retry_of)
     call('ZADD', P .. 'ended', int(now), a.retry_of)
   end
