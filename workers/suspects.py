@@ -79,32 +79,33 @@ class Suspects:
             )
         except OSError as error:  # no process or no memory to be had
             log.warning("suspects cannot be run: %s", type(error).__name__)
-            await self._quarantine.keep(group, AGAIN_S)
+            await self._quarantine.give_back(group, AGAIN_S)
             return True
         try:
             held = await self._await_end(child, group)
+            stopped = self._stopping.is_set() and child.returncode is None
         finally:
             if child.returncode is None:
                 child.kill()
                 await child.wait()
-        if held is not None:
+        if held is not None and stopped:
+            await self._quarantine.give_back(held, 0)
+        elif held is not None:
             await self._judge(held, child.returncode)
         return True
 
     async def _await_end(self, child: Process, group: Group) -> Group | None:
-        """The group as it is held when the child has ended or must end; None: it is another's, or to be given back."""
+        """The group as it is held when the child has ended or must end; None: it is another's."""
         ending = asyncio.create_task(child.wait())
         stopping = asyncio.create_task(self._stopping.wait())
         held: Group | None = group
         try:
             async with asyncio.timeout(RUN_S_MAX):
-                while held is not None and not ending.done():
+                while held is not None and not (ending.done() or stopping.done()):
                     gap_s = self._terms.lease_s / 3
                     await asyncio.wait({ending, stopping}, timeout=gap_s, return_when=asyncio.FIRST_COMPLETED)
-                    if stopping.done():
-                        await self._quarantine.keep(held, 0)
-                        return None
-                    held = await self._quarantine.keep(held, self._terms.lease_s)
+                    if not stopping.done():
+                        held = await self._quarantine.keep(held, self._terms.lease_s)
         except TimeoutError:
             log.warning("suspects do not end", extra={"group": group.id})
         finally:
@@ -116,7 +117,7 @@ class Suspects:
         if code == 0:
             await self._quarantine.clear(group)
         elif code == EXIT_NOT_RUN:
-            await self._quarantine.keep(group, AGAIN_S)
+            await self._quarantine.give_back(group, AGAIN_S)
         else:
             log.error("a process of suspects has crashed", extra=_told(group) | {"code": code})
             await self._end(await self._quarantine.blame(group, self._terms.retry_s, again_s=AGAIN_S))

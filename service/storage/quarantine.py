@@ -67,9 +67,13 @@ class Quarantine:
         return Crashed(reply[3], int(reply[4])) if reply[0] == "alone" else None
 
     async def keep(self, group: Group, lease_s: float) -> Group | None:
-        """The group under a lease that ends so much later (0: it is given back); None: it is not ours any more."""
+        """The group under a lease that ends so much later; None: it is not ours any more."""
         reply = await self._run("keep", _fence(group) | {"lease_ms": round(lease_s * 1000)})
         return replace(group, lease_end=int(reply[3])) if reply[0] == "renewed" else None
+
+    async def give_back(self, group: Group, after_s: float) -> None:
+        """Its process is gone, and nobody is to blame: it is due again after so long."""
+        await self._run("give_back", _fence(group) | {"wait_ms": round(after_s * 1000)})
 
     async def clear(self, group: Group) -> None:
         """Its process has ended well."""

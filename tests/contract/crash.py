@@ -1,4 +1,7 @@
-"""`python -m tests.contract.crash GROUP JOB…`: takes its suspects in hand, and is killed as by a step that crashes."""
+"""`python -m tests.contract.crash GROUP JOB…`: takes its suspects in hand, and is killed as by a step that crashes.
+
+With CRASH_NOT in the environment it holds them until it is killed.
+"""
 
 import asyncio
 import os
@@ -18,6 +21,8 @@ async def main(group: str, *jobs: str) -> None:
     for job_id in jobs:
         for queue in Queue:
             await store.claim(queue, job_id, LEASE_S, alone=group)
+    if "CRASH_NOT" in os.environ:
+        signal.pause()
     os.kill(os.getpid(), signal.SIGKILL)
 
 

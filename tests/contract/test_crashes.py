@@ -1,5 +1,7 @@
 """What comes of a job whose process really crashes each time that it runs alone, when that was its last try."""
 
+import asyncio
+
 import pytest
 
 from service.clock import SystemClock
@@ -11,6 +13,7 @@ from service.storage.desk import Desk
 from service.storage.store import Store
 from service.storage.terms import Limits, Suspicion
 from tests.records import happens
+from tests.steps import comes
 from workers.suspects import Suspects, Terms
 
 pytestmark = pytest.mark.anyio
@@ -110,6 +113,21 @@ async def test_the_more_often_it_crashes_the_longer_it_waits_up_to_an_hour(
     assert await suspects.round()
     assert await store.suspicion(JOB) == times
     assert await gap_s(store, connection) == wait_s
+
+
+async def test_a_keeper_that_is_told_to_stop_accuses_nobody(
+    store: Store, suspects: Suspects, connection: AsyncRedis, sync: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its child is in the middle of a step then, and dies with it; that is no crash."""
+    monkeypatch.setenv("CRASH_NOT", "1")
+    await crashed(store, connection, 0, *READY)
+    running = asyncio.create_task(suspects.round())
+    await comes(lambda: bool(sync.keys("dr1:inflight:g*")))
+    suspects.stop()
+    await running
+    assert await store.quarantine.bereave(RETRY_S, most=1) is None
+    assert await connection.keys("dr1:inflight:*") == []
+    assert await store.quarantine.isolate(HOUR_S), "for the next keeper, at once"
 
 
 async def test_a_job_that_is_deleted_meanwhile_waits_for_nothing(store: Store, connection: AsyncRedis) -> None:

@@ -293,6 +293,16 @@ async def test_a_keeper_that_dies_before_its_child_has_a_job_accuses_none(here: 
         assert await here.quarantine.bereave([0, 0], most=3) is None
 
 
+async def test_a_group_that_is_given_back_accuses_none(here: Store, there: Store) -> None:
+    [job_id] = await held(there, 1)
+    await here.quarantine.reap(NOW_S)
+    for _ in range(5):
+        assert await here.quarantine.bereave([0, 0], most=1) is None
+        group = await isolated(here)
+        assert await claim(here, job_id, alone=group.id)
+        await here.quarantine.give_back(group, 0)
+
+
 async def test_a_deleted_job_is_no_suspect(here: Store, there: Store, connection: AsyncRedis) -> None:
     [job_id] = await held(there, 1)
     await happens(there, job_id, e.CancelAsked())
@@ -301,7 +311,7 @@ async def test_a_deleted_job_is_no_suspect(here: Store, there: Store, connection
     assert job is not None
     await here.bury(job, busy_s=0)
     assert await connection.hgetall("dr1:suspects") == {}
-    await here.quarantine.clear(await isolated(here))
+    assert await here.quarantine.isolate(NOW_S) is None, "nor the last of a group"
     assert await connection.keys("dr1:group*") == [b"dr1:grouped"]
 
 

@@ -627,6 +627,13 @@ MECHANISMS: Final = (
         "tests/contract/test_store.py",
     ),
     Mechanism(
+        "what is given back is in nobody's hands",
+        "service/storage/lua/suspects.lua",
+        "  let_go(a.group, now)\n  call('ZADD', P .. 'groups', int(now + a.wait_ms), a.group)\n",
+        "  call('ZADD', P .. 'groups', int(now + a.wait_ms), a.group)\n",
+        "tests/contract/test_suspects.py",
+    ),
+    Mechanism(
         "a poll goes on to the other attempt",
         "workers/collect.py",
         "            if event is not None and event.applies(job):\n",

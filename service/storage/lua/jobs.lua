@@ -147,7 +147,7 @@ local function forget(id, own_ms)
   end
   local holder = call('HGET', P .. 'holders', id)
   if holder then drop(id, holder) end
-  acquit(id)
+  let_off(id)
   call('DEL', key, P .. 'log:' .. id)
   for _, name in ipairs({'due', 'rung'}) do call('ZREM', P .. name, 'job:' .. id) end
   call('ZREM', P .. 'ended', id)

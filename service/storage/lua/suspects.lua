@@ -178,7 +178,15 @@ end
 
 local function ours() return num(call('ZSCORE', P .. 'groups', a.group)) == a.lease_end end
 
--- The group's lease goes on, or with a short one it is given back. renewed | lost
+-- Its process is gone, and nobody is to blame: nothing is in its hands, and it is due after `wait_ms`. given | lost
+function verbs.give_back()
+  if not ours() then return {'lost', int(now), {}} end
+  let_go(a.group, now)
+  call('ZADD', P .. 'groups', int(now + a.wait_ms), a.group)
+  return {'given', int(now), {}}
+end
+
+-- The group's lease goes on. renewed | lost
 function verbs.keep()
   if not ours() then return {'lost', int(now), {}} end
   call('ZADD', P .. 'groups', int(now + a.lease_ms), a.group)
@@ -197,12 +205,17 @@ function verbs.clear()
   return {'cleared', int(now), {}}
 end
 
+-- It leaves its group, too, which may have been its own.
+local function let_off(id)
+  local group = call('HGET', P .. 'suspects', id)
+  if group then call('LREM', P .. 'group:' .. group, 1, id) end
+  if group and call('EXISTS', P .. 'group:' .. group) == 0 then disband(group) end
+  acquit(id)
+end
+
 -- Whatever comes of this job, it is no suspect any more. acquitted
 function verbs.acquit()
-  local group = call('HGET', P .. 'suspects', a.id)
-  if group then call('LREM', P .. 'group:' .. group, 1, a.id) end
-  if group and call('EXISTS', P .. 'group:' .. group) == 0 then disband(group) end
-  acquit(a.id)
+  let_off(a.id)
   return {'acquitted', int(now), {}}
 end
 
