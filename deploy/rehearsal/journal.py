@@ -77,7 +77,8 @@ def _read(file: Path) -> tuple[bytes, list[Record]]:
             records.setdefault(change["id"], {}).update(change)
         return bytes.fromhex(head["url_key"]), list(records.values())
     except (ValueError, LookupError, TypeError) as wrong:
-        raise JournalError(f"{file} is not the journal of a rehearsal; move it away, or name another") from wrong
+        told = f"{file} is not the journal of a rehearsal, or was damaged; without it all that was bought is forgotten"
+        raise JournalError(f"{told}: mend it, or move it away") from wrong
 
 
 def _line(record: Record) -> bytes:
