@@ -25,8 +25,10 @@ def test_a_step_cut_off_at_any_await_is_healed_by_the_sweep_alone(scenario: Scen
     assert at > 1
 
 
-# Between the making of a coroutine and its first await an alarm leaves it as it is, and Python says so.
+# An alarm between the making of a coroutine, or of a file, and the line that takes care of it leaves it as it is, and
+# Python says so when it clears it away.
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 @pytest.mark.parametrize("stride", [97, pytest.param(1, marks=[pytest.mark.soak, pytest.mark.timeout(7200)])])
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_rqs_alarm_at_any_line_is_healed_by_the_sweep_alone(scenario: Scenario, stride: int) -> None:
