@@ -17,7 +17,7 @@ from tests.sim.world import entropy
 JOBS: Final = 20  # of these, BATCHES times LINES come in batches
 BATCHES: Final = 2
 LINES: Final = 3
-HEALED_WITHIN_S: Final = 2400.0
+HEALED_WITHIN_S: Final = 7200.0  # a notification that was refused six times is tried again after an hour
 IMAGE: Final = base64.b64encode(b"\x89PNG\r\n\x1a\n an input").decode()
 HOOK: Final = "https://caller.example/hook"
 MODELS: Final = ("flux-dev", "flux-dev", "flux-pro-1.1", "flux-kontext-max")
