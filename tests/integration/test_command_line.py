@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -116,6 +117,15 @@ def test_what_cannot_be_done_says_why(house: House) -> None:
     assert "tell a job's life" in run(house, "--help").stdout
 
 
+@pytest.fixture
+def heeded() -> Iterator[None]:
+    """Ctrl-C ends what this process starts, although a shell that starts *it* in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeded")
 def test_a_wait_that_is_broken_off_says_how_to_go_on(house: House) -> None:
     house.control(latency_s=60, latency_spread_s=0)
     made = told(house, "jobs", "create", "a slow heron", *ORDER)
