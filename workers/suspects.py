@@ -12,8 +12,9 @@ from typing import Final
 
 from service.domain import events
 from service.storage.connection import RedisError
-from service.storage.desk import Desk
+from service.storage.desk import NEWER_AGAIN_S, Desk
 from service.storage.quarantine import Crashed, Group
+from service.storage.record import CorruptRecord, NewerRecord
 
 ALONE: Final = "workers.alone"
 EXIT_NOT_RUN: Final = 75  # EX_TEMPFAIL of sysexits.h: the child's word for "nobody is to blame"
@@ -128,7 +129,16 @@ class Suspects:
 
     async def _poisoned(self, crashed: Crashed) -> None:
         detail = f"its step ended its process {crashed.times} times, each time alone"
-        told = await self._desk.tell(crashed.job_id, events.Poisoned(detail=detail))
+        try:
+            told = await self._desk.tell(crashed.job_id, events.Poisoned(detail=detail))
+        except CorruptRecord as error:
+            await self._desk.condemn(error)
+            await self._quarantine.acquit(crashed.job_id)
+            return
+        except NewerRecord as error:
+            log.warning("left alone: %s", error, extra={"job": crashed.job_id})
+            await self._quarantine.adjourn(crashed.job_id, NEWER_AGAIN_S)
+            return
         if told.job is None or told.changed:
             log.error("poisoned: %s", detail, extra={"job": crashed.job_id})
             await self._quarantine.acquit(crashed.job_id)

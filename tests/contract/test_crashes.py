@@ -1,15 +1,17 @@
 """What comes of a job whose process really crashes each time that it runs alone, when that was its last try."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 
 from service.clock import SystemClock
 from service.domain import events as e
 from service.domain.job import Image, Job, Queue
+from service.storage import record
 from service.storage.bell import Bells
 from service.storage.connection import AsyncRedis, Redis, text
-from service.storage.desk import Desk
+from service.storage.desk import NEWER_AGAIN_S, Desk
 from service.storage.store import Store
 from service.storage.terms import Limits, Suspicion
 from tests.records import happens
@@ -34,12 +36,13 @@ def store(connection: AsyncRedis) -> Store:
 
 
 @pytest.fixture
-def suspects(
+async def suspects(
     store: Store, connection: AsyncRedis, sync: Redis, redis_url: str, monkeypatch: pytest.MonkeyPatch
-) -> Suspects:
+) -> AsyncIterator[Suspects]:
     monkeypatch.setenv("REDIS_URL", redis_url)
     desk = Desk(store, Bells(connection, sync), SystemClock())
-    return Suspects(desk, Terms(lease_s=HOUR_S, interval_s=0.01, retry_s=RETRY_S, module="tests.contract.crash"))
+    yield Suspects(desk, Terms(lease_s=HOUR_S, interval_s=0.01, retry_s=RETRY_S, module="tests.contract.crash"))
+    await desk.drain()
 
 
 async def crashed(store: Store, connection: AsyncRedis, times: int, *events: e.Event) -> None:
@@ -103,6 +106,31 @@ async def test_a_job_that_had_ended_and_still_crashes_harms_no_other_and_is_told
     )
     assert "has ended, and what is left to do for it crashes" in caplog.text
     assert (await store.figures()).suspects == Suspicion(jobs=1, groups=1, crashes_most=LAST)
+
+
+async def test_a_job_that_crashes_and_whose_record_is_damaged_ends_as_such(
+    store: Store, suspects: Suspects, connection: AsyncRedis
+) -> None:
+    await crashed(store, connection, LAST - 1, *READY)
+    await connection.hset(f"dr1:job:{JOB}", "body", "{")
+    assert await suspects.round()
+    job = await store.get(JOB)
+    assert job
+    assert job.error
+    assert job.error.code == "record_corrupt"
+    assert await store.suspicion(JOB) is None
+
+
+async def test_a_record_of_a_newer_release_that_crashes_stays_apart_for_who_can_read_it(
+    store: Store, suspects: Suspects, connection: AsyncRedis
+) -> None:
+    await crashed(store, connection, LAST - 1, *READY)
+    newer = record.SCHEMA + 1
+    await connection.hset(f"dr1:job:{JOB}", mapping={"schema": newer, "sum": f"{newer}:of what we know not"})
+    was = await connection.hgetall(f"dr1:job:{JOB}")
+    assert await suspects.round()
+    assert await connection.hgetall(f"dr1:job:{JOB}") == was
+    assert await gap_s(store, connection) == NEWER_AGAIN_S
 
 
 @pytest.mark.parametrize(("times", "wait_s"), [(4, 720), (6, 2880), (7, 3600), (2000, 3600)])

@@ -48,19 +48,29 @@ def silence() -> Iterator[None]:
 
 
 def weather(seeds: range) -> None:
+    """Every seed is run, whatever the others did: a failure names each that broke a promise.
+
+    Raises:
+        ExceptionGroup: what they broke, each with the command that repeats it.
+
+    """
     ends: Counter[str] = Counter()
     deaths = 0
+    broken: list[Exception] = []
     for seed in seeds:
         try:
             tale = Storm(seed).run()
-        except BaseException as error:
+        except Exception as error:  # noqa: BLE001 whatever breaks, the other seeds are run
             error.add_note(f"again: make sim SEED={seed}")
-            raise
+            broken.append(error)
+            continue
         ends.update(tale.ends)
         deaths += tale.deaths
         if seed % COLLECT_EACH == 0:
             gc.collect()
-    print(f"seeds {named(seeds)}: {dict(ends)}, {deaths} processes died")
+    print(f"seeds {named(seeds)}: {dict(ends)}, {deaths} processes died, {len(broken)} broke a promise")
+    if broken:
+        raise ExceptionGroup(f"seeds {named(seeds)}: {len(broken)} broke a promise", broken)
 
 
 @pytest.mark.parametrize("seeds", blocks(SEEDS, BLOCK), ids=named)
