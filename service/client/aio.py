@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
 
 import httpx
 
-from .core import Answer, Ask, Lost, Patience, Talk, Talks
+from .core import Answer, Ask, Lost, Page, Patience, Talk, Talks
 from .shapes import BATCH_ENDED, Batch, Event, Job, Log
 from .streams import Events, Manifest, Reading
 from .wire import WATCH_GAP_S, Lines, Order, Wire, answer_of, body_of, content, told, why
@@ -16,7 +17,7 @@ T = TypeVar("T")
 
 
 class AsyncClient:
-    """`Client` for asyncio: its methods awaited; `jobs`, `events`, `watch` and `manifest` by `async for`."""
+    """`Client` for asyncio: its methods awaited; `jobs`, `batches`, `events`, `watch` and `manifest` by `async for`."""
 
     def __init__(
         self,
@@ -57,15 +58,8 @@ class AsyncClient:
     async def wait(self, job_id: str, *, timeout_s: float | None = None) -> Job:
         return await self._run(self._talks.wait(job_id, timeout_s))
 
-    async def jobs(self, *, status: str | None = None, batch_id: str | None = None) -> AsyncIterator[Job]:
-        cursor: str | None = None
-        while True:
-            page = await self._run(self._talks.page(status, batch_id, cursor))
-            for job in page["jobs"]:
-                yield job
-            cursor = page.get("next_cursor")
-            if not cursor:
-                return
+    def jobs(self, *, status: str | None = None, batch_id: str | None = None) -> AsyncIterator[Job]:
+        return self._walk(partial(self._talks.jobs, status, batch_id))
 
     async def log(self, job_id: str) -> Log:
         return await self._run(self._talks.log(job_id))
@@ -99,6 +93,9 @@ class AsyncClient:
     async def batch(self, batch_id: str) -> Batch:
         return await self._run(self._talks.batch(batch_id))
 
+    def batches(self) -> AsyncIterator[Batch]:
+        return self._walk(self._talks.batches)
+
     async def watch(self, batch_id: str, *, every_s: float = WATCH_GAP_S) -> AsyncIterator[Batch]:
         batch = await self._run(self._talks.batch(batch_id))
         yield batch
@@ -117,6 +114,15 @@ class AsyncClient:
         return self._read(Manifest(batch_id, self._patience))
 
     # ---- the socket ----------------------------------------------------------------------------------------------
+
+    async def _walk(self, page_at: Callable[[str | None], Talk[Page[T]]]) -> AsyncIterator[T]:
+        cursor: str | None = None
+        while True:
+            page, cursor = await self._run(page_at(cursor))
+            for each in page:
+                yield each
+            if not cursor:
+                return
 
     async def _run(self, talk: Talk[T]) -> T:
         reply = await self._send(next(talk))

@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
 
 import httpx
 
-from .core import Answer, Ask, Lost, Patience, Talk, Talks
+from .core import Answer, Ask, Lost, Page, Patience, Talk, Talks
 from .shapes import BATCH_ENDED, Batch, Event, Job, Log
 from .streams import Events, Manifest, Reading
 from .wire import WATCH_GAP_S, Lines, Order, Wire, answer_of, body_of, content, told, why
@@ -69,13 +70,7 @@ class Client:
 
     def jobs(self, *, status: str | None = None, batch_id: str | None = None) -> Iterator[Job]:
         """Newest first; pages are fetched as you read on."""
-        cursor: str | None = None
-        while True:
-            page = self._run(self._talks.page(status, batch_id, cursor))
-            yield from page["jobs"]
-            cursor = page.get("next_cursor")
-            if not cursor:
-                return
+        return self._walk(partial(self._talks.jobs, status, batch_id))
 
     def log(self, job_id: str) -> Log:
         return self._run(self._talks.log(job_id))
@@ -114,6 +109,10 @@ class Client:
     def batch(self, batch_id: str) -> Batch:
         return self._run(self._talks.batch(batch_id))
 
+    def batches(self) -> Iterator[Batch]:
+        """Newest first; pages are fetched as you read on. One whose record has left Redis is in no list."""
+        return self._walk(self._talks.batches)
+
     def watch(self, batch_id: str, *, every_s: float = WATCH_GAP_S) -> Iterator[Batch]:
         """The batch now, and whenever it has changed, until it has ended."""
         batch = self._run(self._talks.batch(batch_id))
@@ -135,6 +134,14 @@ class Client:
         return self._read(Manifest(batch_id, self._patience))
 
     # ---- the socket ----------------------------------------------------------------------------------------------
+
+    def _walk(self, page_at: Callable[[str | None], Talk[Page[T]]]) -> Iterator[T]:
+        cursor: str | None = None
+        while True:
+            page, cursor = self._run(page_at(cursor))
+            yield from page
+            if not cursor:
+                return
 
     def _run(self, talk: Talk[T]) -> T:
         reply = self._send(next(talk))

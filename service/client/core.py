@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Final, TypeVar, cast
 from urllib.parse import quote
 
 from .errors import ServiceError, Unfinished, Unreachable, document
-from .shapes import ENDED, Batch, Job, Log, Page
+from .shapes import ENDED, Batch, Job, Log
 
 T = TypeVar("T")
 
@@ -70,6 +70,7 @@ class Lost:
 
 
 Talk = Generator[Ask, Answer | Lost, T]
+Page = tuple[list[T], str | None]  # and the cursor of the next, None after the last
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +118,8 @@ class Talks:
                 raise Unfinished(job)
             gap_s = 0.0 if clock() - asked_at >= WAIT_GAP_S else WAIT_GAP_S
 
-    def page(self, status: str | None, batch_id: str | None, cursor: str | None) -> Talk[Page]:
-        wanted = {"limit": str(PAGE), "status": status, "batch": batch_id, "cursor": cursor}
-        ask = Ask("GET", "/v1/jobs", {name: value for name, value in wanted.items() if value})
-        return cast("Page", _object((yield from self._insist(ask)), jobs=list))
+    def jobs(self, status: str | None, batch_id: str | None, cursor: str | None) -> Talk[Page[Job]]:
+        return (yield from self._page("jobs", {"status": status, "batch": batch_id, "cursor": cursor}))
 
     def log(self, job_id: str) -> Talk[Log]:
         return cast("Log", _object((yield from self._insist(Ask("GET", path_of("jobs", job_id, "log")))), events=list))
@@ -177,6 +176,9 @@ class Talks:
     def batch(self, batch_id: str, after_s: float = 0.0) -> Talk[Batch]:
         return _batch((yield from self._insist(Ask("GET", path_of("batches", batch_id), after_s=after_s))))
 
+    def batches(self, cursor: str | None) -> Talk[Page[Batch]]:
+        return (yield from self._page("batches", {"cursor": cursor}))
+
     def cancel_batch(self, batch_id: str) -> Talk[Batch]:
         answer = yield from self._insist(Ask("POST", path_of("batches", batch_id, "cancel")))
         if answer.status == 409 and answer.tries > 1:
@@ -188,6 +190,14 @@ class Talks:
     def retry_batch(self, batch_id: str) -> Talk[Batch]:
         """A new batch of the lines that failed; a batch has one retry."""
         return _batch((yield from self._insist(Ask("POST", path_of("batches", batch_id, "retry")))))
+
+    # ---- lists -----------------------------------------------------------------------------------------------------
+
+    def _page(self, kind: str, wanted: Mapping[str, str | None]) -> Talk[Page[Any]]:
+        """Newest first."""
+        params = {name: value for name, value in wanted.items() if value} | {"limit": str(PAGE)}
+        told = _object((yield from self._insist(Ask("GET", f"/v1/{kind}", params))), **{kind: list})
+        return told[kind], told.get("next_cursor")
 
     # ---- asking again --------------------------------------------------------------------------------------------
 

@@ -61,13 +61,6 @@ class Job(TypedDict):
     error: JobError | None
 
 
-class Page(TypedDict):
-    """Some jobs, newest first; `next_cursor` is None on the last page."""
-
-    jobs: list[Job]
-    next_cursor: str | None
-
-
 # One line of a job's log. `from` is the status before, `by` the process that wrote it.
 Moment = TypedDict(
     "Moment",

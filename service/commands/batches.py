@@ -1,6 +1,7 @@
-"""`python -m service batches …`: submit a file of orders, watch them, and retry what failed, over HTTP."""
+"""`python -m service batches …`: submit a file of orders, watch and list them, and retry what failed, over HTTP."""
 
 import argparse
+import itertools
 import json
 import shutil
 import sys
@@ -11,10 +12,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from service.client import Batch
-from service.commands.caller import DONE, FAILED, INTERRUPTED, Act, Call, common, parser, run
-from service.commands.screen import bar, duration, plain
+from service.commands.caller import DONE, FAILED, INTERRUPTED, LISTED, Act, Call, common, count, parser, run
+from service.commands.screen import bar, duration, plain, row
 
-ABOUT: Final = "submit a file of orders, watch them, and retry what failed"
+ABOUT: Final = "submit a file of orders, watch and list them, and retry what failed"
+WIDTHS: Final = (32, 9, 4)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -32,6 +34,8 @@ def _parser() -> argparse.ArgumentParser:
     submits.add_argument("--watch", action="store_true", help="until all have ended")
     _of_one(verbs.add_parser("get", help="one batch"), get)
     _of_one(verbs.add_parser("watch", help="until all of its jobs have ended"), watch)
+    lists = common(verbs.add_parser("list", help="newest first"), list_)
+    lists.add_argument("--limit", type=count, default=LISTED, metavar="N", help=f"at most N ({LISTED}); 0: all")
     again = _of_one(verbs.add_parser("retry", help="a new batch of the lines that failed"), retry)
     again.add_argument("--watch", action="store_true", help="until all have ended")
     _of_one(verbs.add_parser("cancel", help="want no more of it"), cancel)
@@ -69,6 +73,16 @@ def get(call: Call) -> int:
 
 def watch(call: Call) -> int:
     return _watched(call, call.asked.batch)
+
+
+def list_(call: Call) -> int:
+    wanted = itertools.islice(call.darkroom.batches(), call.asked.limit or None)
+    if not call.screen.pretty:
+        call.screen.say(json.dumps(batch) for batch in wanted)
+        return DONE
+    call.screen.say([row(("BATCH", "STATUS", "DONE", "JOBS"), WIDTHS)])
+    call.screen.say(row(_cells(batch), WIDTHS) for batch in wanted)
+    return DONE
 
 
 def retry(call: Call) -> int:
@@ -148,6 +162,10 @@ def moving(batch: Batch) -> str:
 
 def counts(batch: Batch) -> str:
     return ", ".join(f"{number:,} {plain(status)}" for status, number in batch["counts"].items() if number) or "none"
+
+
+def _cells(batch: Batch) -> tuple[str, ...]:
+    return batch["id"], batch["status"], f"{batch['progress']:.0%}", counts(batch)
 
 
 def _code(batch: Batch) -> int:

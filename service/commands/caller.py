@@ -29,6 +29,7 @@ HELP: Final = (
     "The service is found by --url or SERVICE_URL, the token by API_TOKEN or API_TOKEN_FILE; "
     "both are those of `make run` where neither is set."
 )
+LISTED: Final = 20  # of a list, unless --limit says otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,12 @@ class Unknown(Exception):
 
 def parser(name: str, about: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(prog=f"python -m service {name}", description=about, epilog=HELP)
+
+
+def count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError("should be a number, 0 or more")
+    return int(text)
 
 
 def common(parser: argparse.ArgumentParser, act: Act) -> argparse.ArgumentParser:

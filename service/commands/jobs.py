@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from service.client import ENDED, Job, Unfinished
-from service.commands.caller import DONE, FAILED, INTERRUPTED, Act, Call, common, parser, run
+from service.commands.caller import DONE, FAILED, INTERRUPTED, LISTED, Act, Call, common, count, parser, run
 from service.commands.screen import duration, plain, row
 
 ABOUT: Final = "order, look at, wait for, list, cancel and retry jobs"
 LOOK_S: Final = 1.0  # between two moves of the line that waits
-LISTED: Final = 20
 WIDTHS: Final = (30, 10, 18, 8)
 _REFERENCES: Final[tuple[Literal["batch_id", "custom_id", "retry_of"], ...]] = ("batch_id", "custom_id", "retry_of")
 
@@ -51,12 +50,6 @@ def _parser() -> argparse.ArgumentParser:
     image_ = _of_one(verbs.add_parser("image", help="fetch its image"), image)
     image_.add_argument("file", type=Path, metavar="FILE")
     return whole
-
-
-def count(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError("should be a number, 0 or more")
-    return int(text)
 
 
 def _of_one(verb: argparse.ArgumentParser, act: Act) -> argparse.ArgumentParser:

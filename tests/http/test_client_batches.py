@@ -94,6 +94,24 @@ def test_a_batch_is_watched_to_its_end(fake: FakeService, darkroom: Client) -> N
     assert [batch["progress"] for batch in darkroom.watch("batch_1")] == [0.0, 0.5, 1.0]
 
 
+PAGES: list[dict[str, Any]] = [
+    {"batches": [BATCH], "next_cursor": "further"},
+    {"batches": [DONE | {"id": "batch_0"}], "next_cursor": None},
+]
+
+
+def test_batches_are_listed_over_their_pages(fake: FakeService, darkroom: Client) -> None:
+    fake.script["GET /v1/batches"] = [told(page) for page in PAGES]
+    assert [batch["id"] for batch in darkroom.batches()] == ["batch_1", "batch_0"]
+    assert ["cursor=further" in asked.path for asked in fake.asked] == [False, True]
+
+
+async def test_batches_are_listed_over_their_pages_on_asyncio(fake: FakeService) -> None:
+    fake.script["GET /v1/batches"] = [told(page) for page in PAGES]
+    async with AsyncClient(fake.url, TOKEN) as darkroom:
+        assert [batch["id"] async for batch in darkroom.batches()] == ["batch_1", "batch_0"]
+
+
 def test_a_cancelled_batch_whose_answer_was_lost_is_cancelled(fake: FakeService, darkroom: Client) -> None:
     ended = {"code": "already_ended", "detail": "It is over."}
     fake.script["POST /v1/batches/batch_1/cancel"] = [Reply(200, b"{}", cut_bytes=1), told(ended, 409)]

@@ -108,6 +108,30 @@ def test_a_batch_is_cancelled_and_its_manifest_read(fake: FakeService, capsys: p
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()][1:] == jobs
 
 
+def listed(fake: FakeService, out: io.StringIO, limit: int) -> int:
+    some = [HALF | {"id": "batch_2"}, LOST]
+    fake.script["GET /v1/batches"] = [told({"batches": some, "next_cursor": None})]
+    with Client(fake.url, TOKEN, sleep=lambda _: None) as darkroom:
+        return batches.list_(Call(darkroom, Namespace(limit=limit), Screen(json_asked=False, out=out)))
+
+
+def test_a_person_reads_a_table_of_batches(fake: FakeService) -> None:
+    out = Terminal()
+    assert listed(fake, out, 0) == 0
+    rows = [line.split() for line in out.getvalue().splitlines()]
+    assert rows == [
+        ["BATCH", "STATUS", "DONE", "JOBS"],
+        ["batch_2", "running", "50%", "1", "queued,", "1", "succeeded"],
+        ["batch_1", "completed", "100%", "1", "succeeded,", "1", "failed"],
+    ]
+
+
+def test_a_program_reads_a_line_of_json_for_each_batch_up_to_the_limit(fake: FakeService) -> None:
+    out = io.StringIO()
+    assert listed(fake, out, 1) == 0
+    assert [json.loads(line)["id"] for line in out.getvalue().splitlines()] == ["batch_2"]
+
+
 def watched(fake: FakeService, out: io.StringIO, err: io.StringIO) -> int:
     fake.script["GET /v1/batches/batch_1"] = [told(RUNNING), told(HALF), told(LOST)]
     with Client(fake.url, TOKEN, sleep=lambda _: None) as darkroom:
