@@ -111,8 +111,15 @@ def list_of(parse_one: Parser[str]) -> Parser[tuple[str, ...]]:
 
 
 def series(parse_one: Parser[T]) -> Parser[tuple[T, ...]]:
-    """One after another, commas between; the same may come again."""
-    return lambda text: tuple(parse_one(entry) for entry in entries(text))
+    """One after another, commas between, one at least; the same may come again."""
+
+    def parse(text: str) -> tuple[T, ...]:
+        found = tuple(parse_one(entry) for entry in entries(text))
+        if not found:
+            raise ValueError("one value at least is wanted, commas between several")
+        return found
+
+    return parse
 
 
 def path(text: str) -> Path:

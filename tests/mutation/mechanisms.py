@@ -486,6 +486,13 @@ MECHANISMS: Final = (
         "tests/contract/test_safety.py",
     ),
     Mechanism(
+        "no series of waits without a wait",
+        "service/parsers.py",
+        "        if not found:\n",
+        "        if False:\n",
+        "tests/unit/test_settings.py",
+    ),
+    Mechanism(
         "no retries of redis-py's own",
         "service/storage/connection.py",
         "kit.retry(redis.backoff.NoBackoff(), 0)",

@@ -113,6 +113,14 @@ def test_the_message_reads_as_promised() -> None:
     assert mistake == ("FLUX_MAX_IN_FLIGHT=abc: a whole number from 0 to 100000 is wanted, e.g. FLUX_MAX_IN_FLIGHT=24")
 
 
+@pytest.mark.parametrize("text", [",", " , ,"])
+@pytest.mark.parametrize("name", ["SERVE", "FLUX_RESULT_HOSTS", "SUSPECT_RETRY_S"])
+def test_a_list_that_something_is_taken_from_is_not_empty(name: str, text: str) -> None:
+    """Without a wait, no crash of a suspect could ever be judged."""
+    (mistake,) = bad(GOOD | {name: text})
+    assert mistake.startswith(f"{name}={text.strip()}: ")
+
+
 def test_all_mistakes_are_told_at_once() -> None:
     mistakes = bad({name: texts[0] for name, texts in BAD.items()} | {"FLUX_MAX_INFLIGHT": "7"})
     assert len(mistakes) == len(BAD) + 1
