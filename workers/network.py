@@ -124,8 +124,8 @@ class Shards:
     """HTTP/1.1 clients of at most 8 connections each that share one TLS context. Used as an async context manager.
 
     `backend` decides who may be dialled: a `GuardedBackend` for addresses from strangers, `httpcore.AnyIOBackend()`
-    for the operator's own. Neither proxies nor other settings are read from the environment, redirects are never
-    followed, cookies never kept, nothing is retried.
+    for the operator's own. Neither proxies nor other settings are read from the environment, redirects are neither
+    followed nor read, cookies never kept, nothing is retried.
     """
 
     def __init__(
@@ -171,5 +171,11 @@ def _client(transport: httpx.AsyncBaseTransport, timeouts: Timeouts) -> httpx.As
         cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
         headers={"User-Agent": "darkroom"},
         follow_redirects=False,
+        event_hooks={"response": [_lead_nowhere]},
         trust_env=False,
     )
+
+
+async def _lead_nowhere(response: httpx.Response) -> None:
+    """httpx makes the next request of a redirect that it does not follow; `mailto:x` is then no HTTPError."""
+    response.headers.pop("location", None)

@@ -117,6 +117,13 @@ async def test_what_is_no_answer_is_a_failure(answer: bytes) -> None:
         assert await posted(port) == Reply(error="broken_off")
 
 
+@pytest.mark.parametrize("place", ["mailto:x", "https:login", "foo:bar", "http://xn--a/"])
+async def test_where_a_redirect_leads_is_not_read(place: str) -> None:
+    head = f"HTTP/1.1 302 Found\r\nLocation: {place}\r\nContent-Length: 0\r\n\r\n"
+    async with far_side(says(head.encode())) as port:
+        assert await posted(port) == Reply(302)
+
+
 @pytest.mark.parametrize(("text", "asked_s"), [("120", 120.0), ("-1", 0.0), ("Wed, 21 Oct 2026 07:28:00 GMT", 0.0)])
 async def test_retry_after_is_taken_in_seconds(text: str, asked_s: float) -> None:
     head = f"HTTP/1.1 503 Service Unavailable\r\nRetry-After: {text}\r\nContent-Length: 0\r\n\r\n"

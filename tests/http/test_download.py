@@ -213,6 +213,12 @@ async def test_a_redirect_is_refused_and_its_target_never_dialled(status: str, s
         assert (kind, sink.connections) == (FailureKind.REFUSED, 0)
 
 
+@pytest.mark.parametrize("place", ["mailto:x", "https:login", "foo:bar", "http://xn--a/"])
+async def test_where_a_redirect_leads_is_not_read(place: str, tmp_path: Path) -> None:
+    away = answer(b"", f"Location: {place}", "Content-Length: 0", status="302 Found")
+    assert await failure(away, tmp_path) == (FailureKind.REFUSED, "redirect, status 302")
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "GZIP", "br", "zstd", "identity, gzip"])
 async def test_a_compressed_answer_is_refused_unread(encoding: str, tmp_path: Path) -> None:
     bomb = gzip.compress(bytes(10_000_000))

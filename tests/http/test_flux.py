@@ -218,6 +218,14 @@ async def test_a_redirect_is_not_followed() -> None:
         assert elsewhere.connections == 0
 
 
+@pytest.mark.parametrize("place", ["mailto:x", "https:login", "foo:bar", "http://xn--a/"])
+async def test_where_a_redirect_leads_is_not_read(place: str) -> None:
+    away = reply(b"", f"Location: {place}", status="302 Found")
+    assert isinstance(await submitted(away), Held)
+    async with far_side(away) as side, client(side.base_url) as flux:
+        assert isinstance(await flux.result("x"), Unknown)
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.binary(max_size=400), st.sampled_from([b"", b"HTTP/1.1 200 OK\r\n", TAKEN[:60], TAKEN]))
 def test_whatever_bytes_come_back_there_is_an_answer(noise: bytes, start: bytes) -> None:

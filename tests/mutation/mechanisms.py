@@ -584,6 +584,13 @@ MECHANISMS: Final = (
         "tests/unit/test_signatures.py",
     ),
     Mechanism(
+        "where a redirect leads is not read",
+        "workers/network.py",
+        '    response.headers.pop("location", None)\n',
+        "",
+        "tests/http/test_courier.py::test_where_a_redirect_leads_is_not_read",
+    ),
+    Mechanism(
         "a slow receiver's share",
         "workers/courier.py",
         "        if self._busy[host] >= HOST_MOST:\n",
