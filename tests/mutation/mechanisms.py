@@ -689,4 +689,11 @@ MECHANISMS: Final = (
         "",
         "tests/http/test_rehearsal_journal.py",
     ),
+    Mechanism(
+        "no fact is dropped for a hint",
+        "workers/timing.py",
+        "        except RedisError:\n            learnt = self._remembered(model)\n",
+        "        except RedisError:\n            raise\n",
+        "tests/integration/test_submit.py::test_an_answer_is_kept_in_hand_while_redis_is_away",
+    ),
 )

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.domain import catalogue
+from service.storage.connection import RedisError
 from service.storage.store import Store
 from service.storage.terms import LOST_SHARE_MOST, Callbacks, Limits
 from workers.timing import CACHE_S, GAP_LEAST_S, SAMPLES_LEAST, UNKNOWN_SPARE_S, Timing
@@ -25,10 +26,12 @@ class Lessons(Store):
 
     def __init__(self, took_s: list[float], lost: int = 0) -> None:
         super().__init__(fakeredis.FakeAsyncRedis(), Limits())
-        self.took_s, self.lost, self.asked = took_s, lost, 0
+        self.took_s, self.lost, self.asked, self.away = took_s, lost, 0, False
 
     async def durations(self, model: str) -> list[float]:
         self.asked += 1
+        if self.away:
+            raise RedisError
         return self.took_s
 
     async def callbacks(self) -> Callbacks:
@@ -129,3 +132,23 @@ async def test_what_was_learnt_is_asked_for_at_most_every_few_seconds() -> None:
     clock.at_s += CACHE_S
     lessons.took_s = [1.0] * 10
     assert (await asked.learnt(MODEL)).median_s == 1
+
+
+async def test_while_redis_is_away_a_first_poll_is_placed_by_what_was_known_before() -> None:
+    lessons, clock = Lessons(SLOW), Hand()
+    asked = timing(lessons, clock=clock, callbacks=False)
+    lessons.away = True
+    low, high = about(catalogue.typical_s(MODEL))
+    assert low <= await asked.first_poll_s(MODEL) <= high, "nothing was read yet: the catalogue's"
+    lessons.away = False
+    await asked.learnt(MODEL)
+    lessons.away, clock.at_s = True, 10 * CACHE_S
+    low, high = about(20)
+    assert low <= await asked.first_poll_s(MODEL) <= high, "what was read last"
+
+
+async def test_how_long_an_outcome_is_unknown_is_not_guessed_while_redis_is_away() -> None:
+    lessons = Lessons(SLOW)
+    lessons.away = True
+    with pytest.raises(RedisError):
+        await timing(lessons).unknown_wait_s(MODEL, 10)
