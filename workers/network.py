@@ -177,5 +177,5 @@ def _client(transport: httpx.AsyncBaseTransport, timeouts: Timeouts) -> httpx.As
 
 
 async def _lead_nowhere(response: httpx.Response) -> None:
-    """httpx makes the next request of a redirect that it does not follow; `mailto:x` is then no HTTPError."""
+    """Of a redirect that it does not follow httpx makes the next request all the same; for `mailto:x` it cannot."""
     response.headers.pop("location", None)
