@@ -29,6 +29,7 @@ from service.storage.series import Series
 from service.storage.terms import Bell, Claim, Idempotency, Limits, Outcome, Written
 
 PREFIX: Final = "dr1:"  # counted up if the keys ever change their meaning
+PAGES_MOST: Final = 10  # of what is due, looked at in one call
 
 
 class Store(Reads):
@@ -53,6 +54,7 @@ class Store(Reads):
         self._actor = actor
         self._uid = uid
         self.spool = spool
+        self._onward = 0  # the rank in what is due from which the next look goes on, after the first page
         self.quarantine = Quarantine(self._run)
         self.series = Series(self._run)
         self.notices = Notices(self._run)
@@ -240,11 +242,22 @@ class Store(Reads):
             await self._run("release", {"id": job_id, "alone": alone})
 
     async def ripen(self, room: Mapping[str, int], *, again_s: float, most: int = 1000) -> tuple[Bell, ...]:
-        """What is due and unclaimed, soonest first, at most `room[queue]` each; the same again after `again_s`."""
-        arguments = {"room": dict(room), "again_ms": _ms(again_s), "most": most}
-        reply = await self._run("ripen", arguments)
-        ripe = reply[3]
-        return (*_submits(reply[2]), *(Bell(queue, id_) for queue, id_ in zip(ripe[::2], ripe[1::2], strict=True)))
+        """What is due and unclaimed, soonest first, at most `room[queue]` each; the same again after `again_s`.
+
+        Thousands for which there is no room hide nothing behind them: after the `most` that are due first, some pages
+        of as many more are looked at, each in a run of its own, and the next call goes on where this one ended.
+        """
+        left, start, bells = dict(room), 0, list[Bell]()
+        for page in range(PAGES_MOST):
+            arguments = {"room": left, "again_ms": _ms(again_s), "start": start, "most": most}
+            _, _, admitted, ripe, onward = await self._run("ripen", arguments)
+            bells += (*_submits(admitted), *(Bell(*each) for each in zip(ripe[::2], ripe[1::2], strict=True)))
+            left = {kind: free - ripe[::2].count(kind) for kind, free in left.items()}
+            start = int(onward) if page else max(int(onward), self._onward if onward else 0)
+            if not start or not any(left.values()):
+                break
+        self._onward = start
+        return tuple(bells)
 
     async def tend(self) -> None:
         """Show that somebody serves this process's spool."""

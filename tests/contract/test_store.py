@@ -11,8 +11,8 @@ from service.domain.job import Image, Job, Priority, Queue, Status
 from service.domain.lifecycle import decide
 from service.storage import record
 from service.storage.connection import AsyncRedis
-from service.storage.store import Store
-from service.storage.terms import Idempotency, Limits, Outcome, Unconfirmed
+from service.storage.store import PAGES_MOST, Store
+from service.storage.terms import Bell, Idempotency, Limits, Outcome, Unconfirmed
 from tests.sim.memory import Memory, MemoryStore
 
 pytestmark = pytest.mark.anyio
@@ -234,6 +234,30 @@ async def test_the_sweep_rings_no_more_than_there_is_room(make: Make) -> None:
     for number in range(9):
         await store.create(order(number))
     assert len(await store.ripen({"submit": 4}, again_s=0)) == 4
+
+
+async def deleted(store: Store, count: int) -> None:
+    """Objects of so many jobs are to be erased, and were due before anything that comes now."""
+    for number in range(count):
+        await store.plan("erase", f"job_{number:04}", -1)
+
+
+@pytest.mark.parametrize("rung", [0, 1001], ids=["no room for them", "rung for already"])
+async def test_a_thousand_chores_hide_no_poll_that_is_due_behind_them(store: Store, rung: int) -> None:
+    await deleted(store, 1001)
+    assert len(await store.ripen({"erase": rung}, again_s=HOUR_S)) == rung
+    bought = await submitted(store, 2000)
+    await store.plan("job", bought.id, 0)
+    assert await store.ripen({"collect": 9, "erase": 0}, again_s=HOUR_S) == (Bell(Queue.COLLECT, bought.id),)
+
+
+async def test_what_is_due_behind_more_than_one_look_sees_is_named_a_few_looks_later(store: Store) -> None:
+    """The first page is looked at each time; the others go round."""
+    await deleted(store, 3 * PAGES_MOST)
+    bought = await submitted(store, 2000)
+    await store.plan("job", bought.id, 0)
+    looks = [await store.ripen({"collect": 9, "erase": 0}, again_s=0, most=2) for _ in range(4)]
+    assert [bell.id for look in looks for bell in look] == [bought.id, bought.id], "once a round of two looks"
 
 
 async def test_a_deadline_brings_a_waiting_job_forward(store: Store) -> None:

@@ -696,4 +696,18 @@ MECHANISMS: Final = (
         "        except RedisError:\n            raise\n",
         "tests/integration/test_submit.py::test_an_answer_is_kept_in_hand_while_redis_is_away",
     ),
+    Mechanism(
+        "what has no room hides nothing that is due behind it",
+        "service/storage/store.py",
+        "            if not start or not any(left.values()):\n",
+        "            if True:\n",
+        "tests/contract/test_store.py",
+    ),
+    Mechanism(
+        "the next look at what is due goes on where the last one ended",
+        "service/storage/store.py",
+        "        self._onward = start\n",
+        "",
+        "tests/contract/test_store.py",
+    ),
 )

@@ -298,18 +298,20 @@ class Memory(Batched, Rebuilt, Noticed):
         ring, room, rung = self._admit(), dict(a["room"]), self.zsets["rung"]
         for member in rung.upto(self.now - a["again_ms"]):
             del rung[member]
-        for member in self.due.upto(self.now)[: a["most"]]:
+        gone, page = 0, self.due.upto(self.now)[a["start"] : a["start"] + a["most"]]
+        for member in page:
             kind, _, job_id = member.partition(":")
             row = self.jobs.get(job_id)
             if kind == "job" and row is None:
                 del self.due[member]
+                gone += 1
                 continue
             queue = row["queue"] if kind == "job" and row else kind
             if room.get(queue, 0) > 0 and member not in rung:
                 rung[member] = self.now
                 room[queue] -= 1
                 out += [queue, job_id]
-        return ["ripe", self.now, ring, out]
+        return ["ripe", self.now, ring, out, a["start"] + len(page) - gone if len(page) == a["most"] else 0]
 
     def hear(self, a: Args, _: object) -> Reply:
         since = self.zsets["awaited"].pop(a["id"], None)

@@ -74,25 +74,27 @@ local function queue_of(id)
   return call('EXISTS', P .. 'job:' .. id) == 1 and 'collect' or nil
 end
 
--- What is due and unclaimed, soonest first: {queue or kind, id, …}. A bell that led to nothing goes out again after
+-- What is due and unclaimed, soonest first: {queue or kind, id, …}. Of all that is due the `most` from the rank `start`
+-- are looked at; last comes the rank to go on from, 0 if that was all. A bell that led to nothing goes out again after
 -- `again_ms`.
 function verbs.ripen()
-  local out = {}
+  local out, gone = {}, 0
   local ring = admit()
   local room = a.room
   call('ZREMRANGEBYSCORE', P .. 'rung', '-inf', int(now - a.again_ms))
-  local most = a.most + call('HLEN', P .. 'suspects') -- they must not hide what is due behind them
-  for _, member in ipairs(call('ZRANGE', P .. 'due', '-inf', int(now), 'BYSCORE', 'LIMIT', 0, most)) do
+  local suspects = call('HLEN', P .. 'suspects') > 0
+  local page = call('ZRANGE', P .. 'due', '-inf', int(now), 'BYSCORE', 'LIMIT', a.start, a.most)
+  for _, member in ipairs(page) do
     local kind, id = string.match(member, '^(%a+):(.+)$')
-    local apart = kind == 'job' and call('HGET', P .. 'suspects', id)
+    local apart = suspects and kind == 'job' and call('HGET', P .. 'suspects', id)
     local queue = kind == 'job' and queue_of(id) or kind
-    if queue == 'job' then call('ZREM', P .. 'due', member) -- its record is gone
+    if queue == 'job' then gone = gone + call('ZREM', P .. 'due', member) -- its record is gone
     elseif (not apart or apart == 'submit') and (room[queue] or 0) > 0 and call('ZADD', P .. 'rung', 'NX', int(now), member) == 1 then
       room[queue] = room[queue] - 1
       out[#out + 1], out[#out + 2] = queue, id
     end
   end
-  return {'ripe', int(now), ring, out}
+  return {'ripe', int(now), ring, out, #page == a.most and a.start + #page - gone or 0}
 end
 
 -- Something outside the records has work left: a staged upload, or objects that must go. `due_ms` nil: done with it.
