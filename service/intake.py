@@ -21,6 +21,7 @@ from service.domain.catalogue import Order
 from service.domain.errors import FieldError
 from service.domain.job import Job
 from service.domain.rules import Mistakes, Rules
+from service.renewal import meanwhile
 from service.storage.batches import Began, Beginning, Enrolled, Line
 from service.storage.inputs import Inputs
 from service.storage.store import Store
@@ -29,7 +30,7 @@ ERRORS_SHOWN: Final = 1_000
 CHUNK_LINES: Final = 200  # staged in one write
 CHUNK_BYTES: Final = 2**19
 THREAD_FROM_BYTES: Final = 2**19  # a line with images: decoding them is not for the loop
-RENEW_GAP_S: Final = 4.0  # between renewals of the upload's lease while no chunk is full
+RENEW_GAP_S: Final = 4.0  # between renewals of the upload's lease while no chunk is full, or a line's images are put
 LINE_BYTES: Final = 3  # of an id's entropy: jobs of a batch sort in the order of its lines
 
 
@@ -132,12 +133,12 @@ class Upload:
     async def _keep(self, order: Order, size_bytes: int) -> None:
         entropy = self.size.to_bytes(LINE_BYTES) + secrets.token_bytes(layout.ENTROPY_BYTES - LINE_BYTES)
         job_id = layout.new_id("job", self._began_ms, entropy)
-        request = {**order.request, **await self._intake.inputs.keep(job_id, order.inputs)}
+        kept = await self._put(job_id, order.inputs) if order.inputs else {}
         job = Job(
             id=job_id,
             caller=self._caller,
             model=order.model,
-            request=request,
+            request={**order.request, **kept},
             priority=order.priority,
             metadata=order.metadata,
             callback_url=order.callback_url,
@@ -148,6 +149,10 @@ class Upload:
         self._chunk_bytes += size_bytes
         if order.inputs or len(self._chunk) >= CHUNK_LINES or self._chunk_bytes >= CHUNK_BYTES:
             await self._flush()
+
+    async def _put(self, job_id: str, images: Mapping[str, bytes]) -> dict[str, Any]:
+        """What stands for the images in the line's request. A slow bucket takes longer than the upload's lease."""
+        return await meanwhile(self._intake.inputs.keep(job_id, images), self._flush, RENEW_GAP_S)
 
     async def _flush(self) -> None:
         chunk, self._chunk, self._chunk_bytes = self._chunk, [], 0

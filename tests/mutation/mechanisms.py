@@ -542,6 +542,20 @@ MECHANISMS: Final = (
         "tests/http/test_batch_uploads.py::test_who_is_cut_off_may_begin_anew_at_once",
     ),
     Mechanism(
+        "the lease of an upload is kept while images are put",
+        "service/intake.py",
+        "return await meanwhile(self._intake.inputs.keep(job_id, images), self._flush, RENEW_GAP_S)",
+        "return await self._intake.inputs.keep(job_id, images)",
+        "tests/unit/test_intake.py",
+    ),
+    Mechanism(
+        "nothing goes on under a lease that is lost",
+        "service/renewal.py",
+        "        while not working.done():\n",
+        "        while False:\n",
+        "tests/unit/test_intake.py::test_an_upload_that_is_lost_while_images_are_put_puts_no_more_of_them",
+    ),
+    Mechanism(
         "key and lines of a batch",
         "service/api/uploads.py",
         "if not comparison.same(extras.metadata or {}, extras.callback_url):",
