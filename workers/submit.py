@@ -3,6 +3,7 @@
     claim → intent on record (confirmed) → POST → what the answer means, on record
 
 Killed before the intent: nothing happened; the lease runs out and the job is rung again.
+An intent that too few replicas confirm is taken back, and comes again after a pause: nothing was posted.
 Killed after the intent, before or after the POST: nobody knows; the job waits in `submitting` for the callback that
 names its attempt, and is posted once more, flagged, only when none can come any longer.
 Killed after the answer, before it is on record: the same, and the callback or a hint brings the provider's id.
@@ -114,7 +115,10 @@ class Submitter:
         attempt = job.attempt + 1
         wait_s = await self._timing.unknown_wait_s(job.model, self._terms.unknown_wait_s)
         intended = await self._desk.decide(
-            job, events.Intended(attempt=attempt, delay_s=wait_s), patience_s=self._terms.lease_s, confirm=True
+            job,
+            events.Intended(attempt=attempt, delay_s=wait_s),
+            patience_s=self._terms.lease_s,
+            unconfirmed=_not_posted(attempt, "too few replicas confirmed the intent"),
         )
         if intended is None:
             return
@@ -122,8 +126,7 @@ class Submitter:
             answer = await self._flux.submit(job.model, body | self._callback(job.id, attempt))
             event = await self._event(intended, attempt, answer, gate_open=gate_open)
         else:  # stopped for longer than the lease: what was true at the intent may not be so any more
-            detail = "this process was stopped before it could post"
-            event = events.Refused(attempt=attempt, detail=detail, delay_s=retry.SUBMIT.floor_s, burns=False)
+            event = _not_posted(attempt, "this process was stopped before it could post")
         told = await self._desk.tell(job.id, event, patience_s=retry.REDIS_PATIENCE_S)
         if told.outcome is Outcome.TAKEN:
             detail = "the provider's task id belongs to another job"
@@ -186,3 +189,8 @@ class Submitter:
         if data is None:
             raise InputGone("an input image is no longer in the bucket")
         return base64.b64encode(data).decode()
+
+
+def _not_posted(attempt: int, detail: str) -> events.Event:
+    """Ours to know, so neither unknown nor counted. Many in a row close the gate, as if the provider were away."""
+    return events.Refused(attempt=attempt, detail=detail, delay_s=retry.SUBMIT.floor_s, burns=False)

@@ -93,7 +93,7 @@ PAUSES: Final = {
     "storage": "images cannot be stored or pulled in time",
     "held": "the provider refuses the account (key, credits or address)",
     "throttled": "the provider asked for a pause",
-    "refused": "the provider cannot be reached",
+    "refused": "the provider cannot be reached, or too few of Redis's replicas confirm a purchase",
 }
 
 

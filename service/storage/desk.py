@@ -81,23 +81,42 @@ class Desk:
                 return Told(job, written.outcome in (Outcome.APPLIED, Outcome.ALREADY), written.outcome)
         raise RuntimeError(f"a fact about {job_id} found its record stale {_STALE_MOST} times")
 
-    async def decide(self, job: Job, event: Event, *, patience_s: float = 0.0, confirm: bool = False) -> Job | None:
+    async def decide(
+        self, job: Job, event: Event, *, patience_s: float = 0.0, unconfirmed: Event | None = None
+    ) -> Job | None:
         """Take a *decision* on this very version of the job: the job as it is now, or None if it has moved meanwhile.
 
-        `confirm`: as many replicas as the settings ask for must have the write, else None (and no purchase).
+        `unconfirmed`: as many replicas as the settings ask for must have the write, else None (and no purchase), and
+        this is what follows it.
         """
         change = decide(job, event)
         if change is None:
             return None
-        until = self._clock.monotonic_s() + patience_s
+        event_id, until = _event_id(), self._clock.monotonic_s() + patience_s
         try:
-            written = await self._write(change, _event_id(), until, confirm=confirm)
+            written = await self._write(change, event_id, until, confirm=unconfirmed is not None)
         except Unconfirmed:
             log.warning("replicas did not confirm", extra={"job": job.id, "event": event.name})
+            if unconfirmed is not None:
+                await self._follow(change, event_id, unconfirmed, self._clock.monotonic_s() + patience_s)
             return None
         if written.outcome not in (Outcome.APPLIED, Outcome.ALREADY):
             return None
         return await self._patiently(lambda: self.store.get(job.id), until)
+
+    async def _follow(self, change: Change, event_id: str, event: Event, until: float) -> None:
+        """What follows a write that may be on record or not: told to that very write's record, and to no other.
+
+        A primary that took over without it may have the same of another worker, who did buy then. Whose it is says the
+        event's id, told once more; and the fence, that nothing has happened since.
+        """
+        for _ in range(_STALE_MOST):
+            job = await self._patiently(lambda: self.store.get(change.job.id), until)
+            following = decide(job, event) if job else None
+            if following is None or (await self._write(change, event_id, until)).outcome is not Outcome.ALREADY:
+                return
+            if (await self._write(following, _event_id(), until)).outcome is not Outcome.STALE:
+                return
 
     async def claim(self, queue: Queue, job_id: str, lease_s: float, *, alone: str | None = None) -> Claim | None:
         """`store.claim`, with its bells rung. None also for a record that cannot be read: condemned, or left alone.

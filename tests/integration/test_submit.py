@@ -67,13 +67,32 @@ async def test_the_intent_is_on_record_before_the_first_byte_leaves(bench: Bench
 
 
 async def test_an_intent_that_no_replica_confirmed_is_not_followed_by_a_post(bench: Bench) -> None:
+    """However long replicas stay away: nothing was posted, so nothing is unknown, and no attempt is burnt."""
     async with bench.steps(redis_replicas_to_wait=1) as at:
         order = order_of("a lighthouse")
         with pytest.raises(Unconfirmed):
             await at.house.desk.store.create(order)
         job = await at.submit(order.id)
-        assert (job.status, job.attempt) == ("submitting", 1)
+        for attempt in (1, 2, 3):
+            assert (job.status, job.attempt, job.open, job.refusals) == ("queued", attempt, (), 0)
+            assert not job.possible_duplicate
+            assert await at.slots() == 0
+            job = await at.submit_again(order.id)
         assert bench.submissions() == []
+        async with bench.steps() as healed:
+            assert (await healed.submit_again(order.id)).status == "generating"
+
+
+async def test_while_no_replica_confirms_the_gate_closes_and_one_that_gets_through_opens_it(bench: Bench) -> None:
+    async with bench.steps(redis_replicas_to_wait=1) as at, bench.steps() as healed:
+        for number in range(5):
+            await at.submit(await healed.new(f"number {number}"))
+        assert await at.gate() == "refused"
+        job_id = await healed.new("the sixth")
+        assert (await healed.submit(job_id)).attempt == 0
+        await at.open_gate()
+        assert (await healed.submit(job_id)).status == "generating"
+        assert await at.gate() == ""
 
 
 async def test_an_intent_without_a_post_is_submitted_once_after_the_wait_and_flagged(bench: Bench) -> None:

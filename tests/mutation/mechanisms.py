@@ -242,10 +242,24 @@ MECHANISMS: Final = (
     ),
     Mechanism(
         "intent confirmed by replicas",
-        "workers/submit.py",
-        "patience_s=self._terms.lease_s, confirm=True",
-        "patience_s=self._terms.lease_s",
+        "service/storage/desk.py",
+        "confirm=unconfirmed is not None)",
+        "confirm=False)",
         "tests/integration/test_submit.py::test_an_intent_that_no_replica_confirmed_is_not_followed_by_a_post",
+    ),
+    Mechanism(
+        "an intent that no replica confirmed is taken back",
+        "service/storage/desk.py",
+        "            if unconfirmed is not None:\n",
+        "            if False:\n",
+        "tests/integration/test_submit.py::test_an_intent_that_no_replica_confirmed_is_not_followed_by_a_post",
+    ),
+    Mechanism(
+        "only one's own intent is taken back",
+        "service/storage/desk.py",
+        "if following is None or (await self._write(change, event_id, until)).outcome is not Outcome.ALREADY:",
+        "if following is None:",
+        "tests/contract/test_desk.py",
     ),
     Mechanism(
         "fence of a record that is not sound",
