@@ -11,7 +11,6 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from itertools import cycle
-from socket import SOCK_STREAM
 from types import TracebackType
 from typing import Final, Self
 
@@ -19,6 +18,7 @@ import httpcore
 import httpx
 
 from service.domain.addresses import why_not_public
+from workers.resolver import Resolver
 
 SHARD_CONNECTIONS: Final = 8  # httpx's pool does work in the square of its connections: at 100, 14 ms of CPU a request
 ADDRESSES_TRIED: Final = 3  # each gets its share of the connect timeout, so that one black hole leaves time for another
@@ -31,24 +31,23 @@ class AddressRefused(httpx.ConnectError):
     """A host has an address that may not be dialled. Nothing was connected."""
 
 
-async def resolve(host: str, port: int) -> list[str]:
-    """Ask the system for the addresses of a host, best first. OSError when it has none."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=SOCK_STREAM)
-    return list(dict.fromkeys(str(address[0]) for *_, address in found))
-
-
 class GuardedBackend(httpcore.AsyncNetworkBackend):
     """Resolves once, refuses the host if any of its addresses is not public, and connects to what it has judged.
 
     TLS still verifies the certificate against the name, which httpcore hands to `start_tls` itself.
-    `private_ok(host, port)` lets a host off the judgement, not off the single resolution.
+    `private_ok(host, port)` lets a host off the judgement, not off the single resolution. Unless told otherwise each
+    resolves in threads of its own, so that the names of images wait for no caller's, and the provider's for neither.
     """
 
     def __init__(
-        self, private_ok: PrivateOk, *, resolve: Resolve = resolve, inner: httpcore.AsyncNetworkBackend | None = None
+        self,
+        private_ok: PrivateOk,
+        *,
+        resolve: Resolve | None = None,
+        inner: httpcore.AsyncNetworkBackend | None = None,
     ) -> None:
         self._private_ok = private_ok
-        self._resolve = resolve
+        self._resolve = resolve or Resolver()
         self._inner = inner or httpcore.AnyIOBackend()
 
     async def connect_tcp(

@@ -2,14 +2,16 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import httpx
 import pytest
 
 from service.domain.addresses import HostList
 from workers.courier import HOST_MOST, HttpCourier, Reply
-from workers.network import GuardedBackend, Shards
+from workers.network import GuardedBackend, Resolve, Shards
+from workers.resolver import Resolver
 
 pytestmark = pytest.mark.anyio
 
@@ -43,9 +45,10 @@ async def far_side(behave: Behave) -> AsyncIterator[int]:
 
 
 @contextlib.asynccontextmanager
-async def courier(*hosts: str, deadline_s: float = 15.0) -> AsyncIterator[HttpCourier]:
+async def courier(*hosts: str, deadline_s: float = 15.0, resolve: Resolve | None = None) -> AsyncIterator[HttpCourier]:
     allowed = HostList.parse(",".join(hosts), any_public=True)
-    async with Shards(connections=16, backend=GuardedBackend(allowed.private_ok), tls=TLS) as shards:
+    backend = GuardedBackend(allowed.private_ok, resolve=resolve)
+    async with Shards(connections=16, backend=backend, tls=TLS) as shards:
         yield HttpCourier(shards, allowed, deadline_s=deadline_s)
 
 
@@ -87,6 +90,48 @@ async def test_a_slow_receiver_holds_up_no_other() -> None:
         gate.set()
         assert await asyncio.gather(*waiting) == [Reply(204)] * HOST_MOST
         assert await sends.post(url, {}, b"{}") == Reply(204)
+
+
+async def test_a_name_that_resolves_slowly_takes_one_thread_and_holds_up_no_other() -> None:
+    gate, begun, asked = threading.Event(), asyncio.Semaphore(0), list[str]()
+
+    def look_up(host: str, port: int) -> Sequence[str]:
+        asked.append(host)
+        if host == "slow.example":
+            gate.wait(30)
+        return ["127.0.0.1"]
+
+    resolver = Resolver(look_up, most=2)
+
+    async def resolve(host: str, port: int) -> Sequence[str]:
+        begun.release()
+        return await resolver(host, port)
+
+    async with far_side(says(b"HTTP/1.1 204 No Content\r\n\r\n")) as port:
+        slow, quick = (f"{name}.example:{port}" for name in ("slow", "quick"))
+        async with courier(slow, quick, resolve=resolve) as sends:
+            for _ in range(2):
+                waiting = [asyncio.create_task(sends.post(f"http://{slow}/", {}, b"{}")) for _ in range(HOST_MOST)]
+                for _ in waiting:
+                    await asyncio.wait_for(begun.acquire(), 30)
+                assert await sends.post(f"http://{quick}/", {}, b"{}") == Reply(204)
+                await asyncio.wait_for(begun.acquire(), 30)
+                for task in waiting:
+                    task.cancel()
+                await asyncio.gather(*waiting, return_exceptions=True)
+            gate.set()
+    assert asked.count("slow.example") == 1
+
+
+async def test_a_callers_name_is_not_asked_for_in_the_loops_own_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The provider's name needs them."""
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the loop was asked")
+
+    async with far_side(says(b"HTTP/1.1 204 No Content\r\n\r\n")) as port, courier(f"localhost:{port}") as sends:
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", refuse)
+        assert await sends.post(f"http://localhost:{port}/", {}, b"{}") == Reply(204)
 
 
 async def test_who_does_not_answer_is_left_at_the_deadline() -> None:

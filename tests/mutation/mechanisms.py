@@ -612,6 +612,20 @@ MECHANISMS: Final = (
         "tests/unit/test_signatures.py",
     ),
     Mechanism(
+        "a slow name's one thread",
+        "workers/resolver.py",
+        "        if lookup := self._lookups.get(host):\n",
+        "        if lookup := None:\n",
+        "tests/http/test_courier.py::test_a_name_that_resolves_slowly_takes_one_thread_and_holds_up_no_other",
+    ),
+    Mechanism(
+        "strangers' names in threads of their own",
+        "workers/resolver.py",
+        'Thread(target=self._ask, args=(loop, host, port), name="resolver", daemon=True).start()',
+        "loop.run_in_executor(None, self._ask, loop, host, port)",
+        "tests/unit/test_resolver.py",
+    ),
+    Mechanism(
         "where a redirect leads is not read",
         "workers/network.py",
         '    response.headers.pop("location", None)\n',
