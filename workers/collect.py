@@ -89,7 +89,8 @@ class Collector:
 
     def _not_yet(self, job: Job, answers: list[Answer], waited_s: float) -> events.Event:
         gone = all(isinstance(answer, NotFound) for answer in answers)
-        if gone and job.retry_of and waited_s > self._terms.not_found_s:
+        # A task that may still run can be "not found" in passing; one that is known to be over does not come back.
+        if gone and job.retry_of and not job.open and waited_s > self._terms.not_found_s:
             detail = "the provider does not know the task of the retried job any more"
             return events.Lost(code=ErrorCode.RESULT_EXPIRED, detail=detail)
         if waited_s > self._terms.generation_timeout_s:

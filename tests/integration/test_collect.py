@@ -1,19 +1,22 @@
 """Looking, keeping and closing, step by step: whose image is kept, what is put when, and what is left behind."""
 
 import asyncio
+import copy
 import hashlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
 from service.domain import events, layout
 from service.domain.job import FoundBy, Image, Job, Queue
+from service.domain.successor import successor
 from service.domain.view import view
 from service.storage.store import PREFIX
 from tests.cutting_proxy import CuttingProxy
-from tests.steps import HOUR_S, Bench, Steps, comes, picture
+from tests.steps import HOUR_S, Bench, Steps, comes, order_of, picture
 
 pytest_plugins = ["tests.fixtures_steps"]
 pytestmark = [pytest.mark.anyio, pytest.mark.processes]
@@ -147,6 +150,43 @@ async def test_a_task_that_is_not_found_is_asked_for_again_and_never_bought_agai
         bench.finish()
         await at.collect(job_id)
         bench.audit_job(await at.collect(job_id))
+        assert len(bench.submissions()) == 1
+
+
+async def retried(at: Steps, end: events.Event) -> tuple[Job, Steps]:
+    """The retry of a job that was bought and has ended so; a worker to which both are older than a minute."""
+    job_id = await at.bought()
+    old = await at.tell(job_id, end)
+    new = successor(old, order_of("").id)
+    assert new
+    await at.house.desk.store.create(new, takes_over=old)
+    collector = copy.copy(at.house.collector)
+    collector._terms = replace(collector._terms, not_found_s=-1.0)
+    return await at.job(new.id), Steps(replace(at.house, collector=collector))
+
+
+async def test_a_retried_jobs_task_that_still_runs_may_be_not_found_in_passing(bench: Bench) -> None:
+    async with bench.steps() as at:
+        job, later = await retried(at, events.CancelAsked())
+        assert job.open == (1,)
+        bench.turn(not_found=1)
+        assert (await later.collect(job.id)).status == "generating"
+        bench.turn(not_found=0)
+        bench.finish()
+        await at.hasten(job.id)
+        await later.collect(job.id)
+        bench.audit_job(await later.collect(job.id))
+
+
+async def test_a_retried_jobs_task_that_was_over_and_is_not_found_has_expired(bench: Bench) -> None:
+    async with bench.steps() as at:
+        job, later = await retried(at, events.TimedOut())
+        assert job.open == ()
+        bench.turn(not_found=1)
+        job = await at.collect(job.id)
+        assert (job.status, job.polls) == ("generating", 1), "not within its first minute"
+        await at.hasten(job.id)
+        assert code(await later.collect(job.id)) == "result_expired"
         assert len(bench.submissions()) == 1
 
 

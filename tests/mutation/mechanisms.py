@@ -255,6 +255,13 @@ MECHANISMS: Final = (
         "tests/integration/test_submit.py::test_an_intent_that_no_replica_confirmed_is_not_followed_by_a_post",
     ),
     Mechanism(
+        "one 404 is no end of a task that may still run",
+        "workers/collect.py",
+        "if gone and job.retry_of and not job.open and",
+        "if gone and job.retry_of and",
+        "tests/integration/test_collect.py::test_a_retried_jobs_task_that_still_runs_may_be_not_found_in_passing",
+    ),
+    Mechanism(
         "only one's own intent is taken back",
         "service/storage/desk.py",
         "if following is None or (await self._write(change, event_id, until)).outcome is not Outcome.ALREADY:",
