@@ -61,7 +61,14 @@ _JOB: Final = _object(
         "finished_at": _INSTANT_OR_NULL,
         "provider_id": _TEXT_OR_NULL,
         "attempts": _WHOLE,
-        "possible_duplicate": {"type": "boolean"},
+        "possible_duplicate": {
+            "type": "boolean",
+            "description": "A second purchase was risked, after an unknown outcome",
+        },
+        "unsettled": {
+            "type": "boolean",
+            "description": "An attempt may still run at the provider, or nobody ever heard whether it was accepted",
+        },
         "found_by": _or_null({"enum": [found_by.value for found_by in FoundBy]}),
         "cost": _or_null({"type": "number", "description": "In the provider's credits"}),
         "image": _or_null(_IMAGE),

@@ -35,7 +35,10 @@ class JobError(TypedDict):
 
 
 class Job(TypedDict):
-    """One job. `cost` is in the provider's credits; `found_by` tells who first said that the image is ready."""
+    """One job. `cost` is in the provider's credits; `found_by` tells who first said that the image is ready.
+
+    `unsettled`: an attempt may still run at the provider, or nobody ever heard whether it was accepted.
+    """
 
     id: str
     status: Status
@@ -55,6 +58,7 @@ class Job(TypedDict):
     provider_id: str | None
     attempts: int
     possible_duplicate: bool
+    unsettled: bool
     found_by: str | None
     cost: float | None
     image: Image | None

@@ -134,6 +134,11 @@ class Job:
         """The provider has, or may have, accepted an attempt."""
         return bool(self.tasks or self.open or self.possible_duplicate or self.untold)
 
+    @property
+    def task(self) -> str | None:
+        """The provider's task that the job goes by; also one that was told of only after the job's end."""
+        return self.provider_id or (self.tasks[max(self.tasks, key=int)] if self.tasks else None)
+
     def attempt_of(self, provider_id: str) -> int | None:
         """The attempt that this provider task belongs to."""
         return next((int(n) for n, task in self.tasks.items() if task == provider_id), None)

@@ -45,15 +45,16 @@ def successor(old: Job, job_id: str, *, rerun: bool = False) -> Job | None:
         return fresh if rerun else _lost(fresh, code)
     if old.tasks and (running or code not in UNBOUGHT):
         return _asking(fresh, old)
-    # Giving up closes the attempts, so that the record shows no purchase: the code alone tells that there may be one.
-    if code in UNBOUGHT or (not old.bought and code is not ErrorCode.OUTCOME_UNKNOWN) or rerun:
+    # How one attempt ended says nothing of another, whose outcome is not known. Giving up closes the attempts, so that
+    # the record shows no purchase: the code alone tells that there may be one.
+    unsettled = old.open or old.untold
+    if (code in UNBOUGHT and not unsettled) or (not old.bought and code is not ErrorCode.OUTCOME_UNKNOWN) or rerun:
         return fresh
     return _lost(fresh, ErrorCode.OUTCOME_UNKNOWN)
 
 
 def _asking(fresh: Job, old: Job) -> Job:
     """Its first poll finds the image again, or what has become of the task."""
-    latest = old.tasks[max(old.tasks, key=int)]
     return replace(
         fresh,
         status=Status.GENERATING,
@@ -64,7 +65,7 @@ def _asking(fresh: Job, old: Job) -> Job:
         intent_at=old.intent_at,
         submitted_at=old.submitted_at,
         possible_duplicate=old.possible_duplicate,
-        provider_id=old.provider_id or latest,
+        provider_id=old.task,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar, cast, get_args
 import pytest
 
 from service.domain import batch as batches
+from service.domain.job import Status
 from service.domain.view import view
 from service.rebuild import Rebuild, Report
 from service.storage.bucket import Bucket
@@ -59,6 +60,7 @@ async def known(sim: Sim) -> Known:
     return {
         "jobs": {job_id: view(job) for job_id, job in jobs.items()},
         "batches": {batch_id: batches.view(batch) for batch_id, batch in groups.items() if batch},
+        "bought": {job_id for job_id, job in jobs.items() if job.bought},
         "retries": {job_id: job.retried_by for job_id, job in jobs.items()}
         | {batch_id: batch.retried_by for batch_id, batch in groups.items() if batch},
         "keys": {place: (digest, id_) for place, (digest, id_, _) in memory.keys.items() if id_ not in sim.deleted},
@@ -69,7 +71,9 @@ async def known(sim: Sim) -> Known:
 
 
 async def a_day(sim: Sim) -> None:
-    """Jobs of each end, one retried, one deleted; a batch, the retry of its failed line, and a cancelled one."""
+    """Jobs of each end, one retried, one deleted, one cancelled while it was posted and of which nothing was heard; a
+    batch, the retry of its failed line, and a cancelled one.
+    """
 
     async def ended(job_id: str | None) -> str:
         await sim.until(lambda: sim.job(job_id or "").ended, LONG_S)
@@ -77,8 +81,12 @@ async def a_day(sim: Sim) -> None:
 
     await ended(await sim.order("good"))
     sim.provider.first.append({"moderated": 1.0})
-    await sim.retry(await ended(await sim.order("bad")))
+    await ended(await sim.retry(await ended(await sim.order("bad"))))
     await sim.cancel(await sim.order("dropped") or "")
+    sim.provider.first.append({"silent": True, "calls": False})
+    unheard = await sim.order("unheard") or ""
+    await sim.until(lambda: sim.job(unheard).status is Status.SUBMITTING, LONG_S)
+    await sim.cancel(unheard)
     await sim.delete(await ended(await sim.order("unwanted", image_prompt=IMAGE)))
     sim.provider.first.append({"moderated": 1.0})
     spring = await sim.upload("spring", "a lighthouse", "a heron")
