@@ -104,11 +104,13 @@ class Binder:
     async def _retry_lines(self, batch: Batch) -> None:
         """Each line is a job that failed: it gets its retry, unless it has got another one meanwhile.
 
-        The write that makes a retry takes its line off: killed anywhere, no line is counted twice.
+        The write that makes a retry takes its line off: killed anywhere, no line is counted twice. Only in a Redis that
+        came back older a line may stand whose retry, made again from the bucket, is there already: that goes, too.
         """
         number, job_ids = await self._batches.peek(batch.id, RETRIES_AT_ONCE)
-        dropped = [each for offset, each in enumerate(job_ids) if not await self._retry(batch, number + offset, each)]
-        await self._batches.drop(batch.id, dropped)
+        ours = [each for offset, each in enumerate(job_ids) if await self._retry(batch, number + offset, each)]
+        await self._batches.pass_over(batch.id, ours)
+        await self._batches.drop(batch.id, [each for each in job_ids if each not in ours])
 
     async def _retry(self, batch: Batch, number: int, job_id: str) -> bool:
         """Whether the batch has a job that retries this one."""

@@ -153,6 +153,10 @@ class Batches:
         """These lines of a batch that retries become no job."""
         await self._run("drop_lines", {"id": batch_id}, words=job_ids)
 
+    async def pass_over(self, batch_id: str, job_ids: Sequence[str]) -> None:
+        """These lines of a batch that retries are jobs of it already."""
+        await self._run("pass_lines", {"id": batch_id}, words=job_ids)
+
     async def cancel(self, batch_id: str) -> bool:
         """False: it is over, or there is none."""
         return bool((await self._run("cancel_batch", {"id": batch_id}))[0] == "cancelled")

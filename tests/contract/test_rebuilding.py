@@ -1,10 +1,13 @@
 """Records made again: what is on record already is left alone, and what is linked stays linked."""
 
+from dataclasses import replace
+
 import pytest
 
 from service.clock import SystemClock
 from service.domain.batch import Batch, BatchStatus
 from service.domain.job import Job, Status
+from service.storage.batches import Line
 from service.storage.connection import AsyncRedis
 from service.storage.store import Store
 from service.storage.terms import Idempotency, Limits, Outcome
@@ -80,6 +83,36 @@ async def test_who_was_retried_by_one_is_not_retried_by_another(store: Store) ->
     made = await store.get(JOB.id)
     assert made is not None
     assert made.retried_by == "job_002"
+
+
+async def test_a_job_made_again_counts_for_the_batch_whose_line_it_was(store: Store) -> None:
+    """Redis came back older: the batch runs there, and its jobs have ended since."""
+    batch, jobs = replace(BATCH, total=2), [replace(JOB, id=f"job_00{n}", batch_id=BATCH.id) for n in range(2)]
+    await store.batches.open(batch.id, "alice", None)
+    staged = [Line(replace(job, status=Status.QUEUED, tasks={}, sidecar=False)) for job in jobs]
+    assert await store.batches.stage(batch.id, "alice", None, staged)
+    await store.batches.enroll(replace(batch, key=None))
+    await store.rebuilding.job(jobs[0], 0)
+    await store.batches.rest(batch.id)
+    assert not await store.batches.attend(batch.id, 1), "one of its lines has not ended"
+    await store.rebuilding.job(jobs[1], 0)
+    assert await store.batches.attend(batch.id, 1)
+    assert (await store.batches.unfold(batch.id, 2)) == (0, ())
+    assert await store.batches.count_up(batch.id)
+    made = await store.batches.get(batch.id)
+    assert made is not None
+    assert (made.total, made.closed, made.counts[Status.SUCCEEDED]) == (2, 2, 2)
+
+
+async def test_a_line_that_is_passed_over_still_counts(store: Store) -> None:
+    await store.batches.open(BATCH.id, "alice", None)
+    assert await store.batches.stage_retries(BATCH.id, "alice", ["job_a", "job_b"])
+    await store.batches.enroll(replace(BATCH, key=None))
+    for _ in range(2):
+        await store.batches.pass_over(BATCH.id, ["job_a"])
+    made = await store.batches.get(BATCH.id)
+    assert made is not None
+    assert (made.total, made.rest, await store.batches.peek(BATCH.id, 2)) == (2, 1, (1, ["job_b"]))
 
 
 async def test_a_batch_is_made_again_once_with_its_key_and_its_retry(store: Store) -> None:

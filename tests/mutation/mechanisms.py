@@ -234,6 +234,20 @@ MECHANISMS: Final = (
         "tests/unit/test_view.py",
     ),
     Mechanism(
+        "a job made again counts for the batch that runs",
+        "service/storage/lua/rebuild.lua",
+        "  close(a.id, a.batch)\n",
+        "",
+        "tests/contract/test_rebuilding.py",
+    ),
+    Mechanism(
+        "a line whose retry was made again is passed over",
+        "workers/batches.py",
+        "        await self._batches.pass_over(batch.id, ours)\n",
+        "",
+        "tests/sim/test_rebuild_older.py",
+    ),
+    Mechanism(
         "lease that is lost stays lost",
         "service/storage/lua/due.lua",
         "  if at ~= a.lease_end then return {'lost', int(now), {}} end\n",

@@ -195,11 +195,21 @@ class Batched:
         return ["peeked", self.now, [], made, self.lines[a["id"]][: a["most"]]]
 
     def drop_lines(self, a: Args, _: object) -> Reply:
+        gone = self._take_lines(a)
+        if row := self.batches.get(a["id"]):
+            row["total"] = str(int(row["total"]) - gone)
+        return ["dropped", self.now, []]
+
+    def pass_lines(self, a: Args, _: object) -> Reply:
+        self._take_lines(a)
+        return ["passed", self.now, []]
+
+    def _take_lines(self, a: Args) -> int:
         gone = sum(self._take_line(a["id"], job_id) for job_id in a["words"])
         if row := self.batches.get(a["id"]):
-            row |= {"made": str(int(row["made"]) + gone), "total": str(int(row["total"]) - gone)}
+            row["made"] = str(int(row["made"]) + gone)
         self.folded -= gone
-        return ["dropped", self.now, []]
+        return gone
 
     def _take_line(self, batch_id: str, job_id: str) -> bool:
         there = job_id in self.lines[batch_id]

@@ -56,7 +56,7 @@ class Sim:
         self.deleted: set[str] = set()
         self.uploads: list[dict[str, Any]] = []
         for number in range(workers):
-            self._hire(f"worker-{number}")
+            self.hire(f"worker-{number}")
 
     # ---- callers ------------------------------------------------------------------------------------------------
 
@@ -123,7 +123,7 @@ class Sim:
 
     # ---- life and death -----------------------------------------------------------------------------------------
 
-    def _hire(self, name: str) -> None:
+    def hire(self, name: str) -> None:
         self.workers[name] = Worker(self.town, name, skew_ms=self.world.dice.choice(self.skews_ms))
 
     def _mourn(self, dead: Process) -> None:
@@ -135,7 +135,7 @@ class Sim:
         if isinstance(dead, Front):
             self.front = Front(self.town, "front")
         else:
-            self._hire(dead.name)
+            self.hire(dead.name)
 
     # ---- waiting and judging ------------------------------------------------------------------------------------
 

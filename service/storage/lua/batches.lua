@@ -158,14 +158,25 @@ function verbs.peek()
   return {'peeked', int(now), {}, made or 0, call('LRANGE', P .. 'lines:' .. a.id, 0, a.most - 1)}
 end
 
+-- How many of the lines in ARGV were still there; they are no more.
+local function take_lines()
+  local gone = 0
+  for i = 3, #ARGV do gone = gone + call('LREM', P .. 'lines:' .. a.id, 1, ARGV[i]) end
+  call('HINCRBY', P .. 'batch:' .. a.id, 'made', gone)
+  call('DECRBY', P .. 'folded', gone)
+  return gone
+end
+
 -- These lines of a batch that retries become no job: somebody else retried them, or they are wanted no more. dropped
 function verbs.drop_lines()
-  local key, gone = P .. 'batch:' .. a.id, 0
-  for i = 3, #ARGV do gone = gone + call('LREM', P .. 'lines:' .. a.id, 1, ARGV[i]) end
-  call('HINCRBY', key, 'made', gone)
-  call('HINCRBY', key, 'total', -gone)
-  call('DECRBY', P .. 'folded', gone)
+  call('HINCRBY', P .. 'batch:' .. a.id, 'total', -take_lines())
   return {'dropped', int(now), {}}
+end
+
+-- These lines of a batch that retries are jobs of it already: made again, in a Redis that came back older. passed
+function verbs.pass_lines()
+  take_lines()
+  return {'passed', int(now), {}}
 end
 
 -- No more is bought for it. What it has in work is cancelled job by job, as due work. cancelled | over | gone
