@@ -170,3 +170,15 @@ async def test_a_record_of_a_newer_release_is_left_alone_and_rung_again_later(
     assert due is not None
     assert 0 < due - now <= NEWER_AGAIN_S * 1000
     assert await step(desk, neighbour)
+
+
+async def test_a_damaged_job_gives_back_its_slot_under_a_cap_that_is_no_more(
+    desk: Desk, connection: AsyncRedis
+) -> None:
+    before = Store(connection, Limits(max_in_flight=0, caps={"flux-dev": 1}), actor="test")
+    for number in range(2):
+        await before.create(Job(id=f"job_{number:03}", caller="alice", model="flux-dev", request={"prompt": "a"}))
+    for job_id in ("job_000", "job_001"):
+        await connection.hset(f"dr1:job:{job_id}", "body", "{")
+        assert (await desk.store.condemn(job_id)).outcome is Outcome.CONDEMNED
+    assert await connection.keys("dr1:slots:*") + await connection.keys("dr1:wait:*") == []

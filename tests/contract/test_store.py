@@ -74,8 +74,8 @@ async def test_a_decision_on_a_version_that_has_moved_is_refused_and_changes_not
     assert await store.get(seen.id) == now
 
 
-async def submitted(store: Store, number: int) -> Job:
-    await store.create(order(number))
+async def submitted(store: Store, number: int, **more: object) -> Job:
+    await store.create(order(number, **more))
     accepted = e.TaskAccepted(attempt=1, provider_id=f"task-{number}", delay_s=HOUR_S)
     return await happens(store, f"job_{number:03}", e.Intended(attempt=1, delay_s=HOUR_S), accepted)
 
@@ -129,6 +129,45 @@ async def _get(store: Store, job_id: str) -> Job:
     job = await store.get(job_id)
     assert job is not None
     return job
+
+
+CAPPED = {"model": "flux-kontext-max"}
+
+
+async def test_jobs_whose_cap_a_release_takes_away_wait_among_all_others(make: Make) -> None:
+    before, after = make(LIMITS), make(Limits(max_in_flight=2))
+    for number in range(3):
+        await before.create(order(number, **CAPPED))
+    admitted = list[Bell]()
+    for job_id in ("job_001", "job_002"):
+        await after.plan("job", job_id, 0)  # a safety look
+        admitted += (await after.claim(Queue.SUBMIT, job_id, HOUR_S))[1]
+    assert [bell.id for bell in admitted] == ["job_001"], "it need not wait for job_000; two slots are all"
+    await happens(after, "job_002", e.CancelAsked())
+    await happens(after, "job_000", e.CancelAsked())
+    assert (await after.figures()).slots == 1, "and what ends while it waits there waits no more"
+
+
+async def test_a_cap_that_a_release_brings_back_holds_for_those_that_wait(make: Make) -> None:
+    before, after = make(LIMITS), make(Limits(max_in_flight=1))
+    for number in range(2):
+        await before.create(order(number, **CAPPED))
+    for store in (after, before):
+        await store.plan("job", "job_001", 0)
+        assert (await store.claim(Queue.SUBMIT, "job_001", HOUR_S))[1] == ()
+    assert (await before.figures()).slots == 1
+    for job_id in ("job_001", "job_000"):
+        await happens(before, job_id, e.CancelAsked())
+    assert (await before.figures()).slots == 0, "it waited in one lane alone"
+
+
+async def test_a_retry_gives_back_the_slot_under_a_cap_that_is_no_more(make: Make) -> None:
+    before, after = make(LIMITS), make(Limits(max_in_flight=2))
+    old = await submitted(before, 0, **CAPPED)
+    old = await happens(before, old.id, e.CancelAsked())
+    more = {"status": Status.GENERATING, "retry_of": old.id, "attempt": 1, "open": (1,), "tasks": old.tasks}
+    await after.create(order(1, **CAPPED, **more), takes_over=old)
+    assert [bell.id for bell in (await before.create(order(2, **CAPPED))).bells] == ["job_002"]
 
 
 async def test_the_last_slots_are_kept_for_high_priority(make: Make) -> None:

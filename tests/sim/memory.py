@@ -135,7 +135,7 @@ class Memory(Batched, Rebuilt, Noticed):
         old = a["retry_of"]
         self._write(old, {"retried_by": a["id"]} | ({"open": "[]"} if a["holds_slot"] else {}), ())
         if self.jobs[old]["open"] == "[]":
-            self._hold(old, a["group"], holds=False)
+            self._hold(old, self.jobs[old]["group"], holds=False)
             if self.jobs[old].get("sidecar") == "1":
                 self.due.pop("job:" + old, None)
                 self.zsets["ended"][old] = self.now
@@ -463,12 +463,14 @@ class Memory(Batched, Rebuilt, Noticed):
                 self.zsets[name].pop(job_id, None)
 
     def _unwait(self, job_id: str, group: str) -> None:
-        for priority in WEIGHT:
-            self.zsets[f"wait:{group}:{priority}"].pop(job_id, None)
+        for each in {"", group}:
+            for priority in WEIGHT:
+                self.zsets[f"wait:{each}:{priority}"].pop(job_id, None)
 
     def _wait(self, job_id: str, group: str, priority: str, caller: str) -> None:
-        lane = self.zsets[f"wait:{group}:{priority}"]
+        lane = self.zsets[f"wait:{group if group in self.cfg['caps'] else ''}:{priority}"]
         if job_id not in lane:
+            self._unwait(job_id, group)
             who = f"{caller}|{priority}"
             self.tags[who] = max(self.clock, self.tags.get(who, 0.0)) + 1 / WEIGHT[priority]
             lane[job_id] = self.tags[who]

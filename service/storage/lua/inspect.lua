@@ -17,7 +17,7 @@ end
 
 local function waiting(id, group)
   for _, priority in ipairs(PRIORITIES) do
-    if call('ZSCORE', P .. 'wait:' .. group .. ':' .. priority, id) then return true end
+    if call('ZSCORE', lane(group, priority), id) or call('ZSCORE', lane('', priority), id) then return true end
   end
 end
 

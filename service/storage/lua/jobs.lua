@@ -23,8 +23,8 @@ local function hand_over()
   if a.holds_slot then call('HSET', old, 'open', '[]') end
   call('HINCRBY', old, 'version', 1)
   seal(a.retry_of)
-  local r = call('HMGET', old, 'open', 'sidecar')
-  if r[1] == '[]' then hold(a.retry_of, a.group, false) end
+  local r = call('HMGET', old, 'open', 'sidecar', 'group')
+  if r[1] == '[]' then hold(a.retry_of, r[3], false) end -- its own group: a release may have changed the caps
   if r[1] == '[]' and r[2] == '1' then -- the purchase was all that it still waited for
     call('ZREM', P .. 'due', 'job:' .. a.retry_of)
     call('ZADD', P .. 'ended', int(now), a.retry_of)
@@ -166,7 +166,8 @@ function verbs.condemn()
   call('RENAME', key, P .. 'corrupt:' .. a.id)
   call('PEXPIRE', P .. 'corrupt:' .. a.id, cfg.tomb_ms)
   for _, status in ipairs(STATUSES) do index(a.id, a.caller, a.batch, status, nil) end
-  for _, group in ipairs(cfg.groups) do
+  local groups = {call('HGET', P .. 'corrupt:' .. a.id, 'group') or '', unpack(cfg.groups)} -- what it says may be wrong
+  for _, group in ipairs(groups) do
     hold(a.id, group, false)
     unwait(a.id, group)
   end

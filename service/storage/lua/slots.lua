@@ -20,15 +20,23 @@ end
 
 local function lane(group, priority) return P .. 'wait:' .. group .. ':' .. priority end
 
-local function unwait(id, group) for _, p in ipairs(PRIORITIES) do call('ZREM', lane(group, p), id) end end
+-- A job whose model a release has given a cap, or taken it from, may stand in the other lane.
+local function unwait(id, group)
+  for _, each in ipairs({'', group ~= '' and group or nil}) do
+    for _, priority in ipairs(PRIORITIES) do call('ZREM', lane(each, priority), id) end
+  end
+end
 
+-- Without a cap of its model's own, whatever it had when it was accepted, a job waits in the common lane.
 local function wait(id, group, priority, caller)
-  if call('ZSCORE', lane(group, priority), id) then return end
+  local there = lane(cfg.caps[group] and group or '', priority)
+  if call('ZSCORE', there, id) then return end
+  unwait(id, group)
   local who = caller .. '|' .. priority
   local tag = math.max(num(call('GET', P .. 'clock')) or 0, num(call('HGET', P .. 'tags', who)) or 0)
   tag = string.format('%.17g', tag + 1 / WEIGHT[priority])
   call('HSET', P .. 'tags', who, tag)
-  call('ZADD', lane(group, priority), tag, id)
+  call('ZADD', there, tag, id)
 end
 
 local function configured(group) return group == '' and cfg.cap or cfg.caps[group] or 0 end
