@@ -30,6 +30,8 @@ RUNG: Final = {**{queue.value: queue.value for queue in Queue}, "batch": "batche
 QUEUE_MOST: Final = 500  # entries that wait in a queue; the rest wait in the due set
 CHORES_MOST: Final = 20  # uploads cleared and jobs erased in one round
 FORGET_GAP_S: Final = 10.0
+FORGET_AT_ONCE: Final = 100  # records in one run of the script
+FORGETS_MOST: Final = 10  # such runs in one round
 HOLD_S: Final = 5.0  # several rounds: it goes on as long as there is cause
 ERASED_AT_ONCE: Final = 100
 CHORE_LATER_S: Final = 15.0
@@ -102,10 +104,17 @@ class Sweep:
                 self._begin(bell)
         await self._hold_if_behind()
         if self._clock.monotonic_s() - self._forgot_s > FORGET_GAP_S:
-            await self._desk.store.expire()
             if missed := await self._desk.store.miss():
                 log.warning("callbacks that never came: %d", missed)
-            self._forgot_s = self._clock.monotonic_s()
+            if await self._forget():
+                self._forgot_s = self._clock.monotonic_s()
+
+    async def _forget(self) -> bool:
+        """Whether nothing is left that ended long ago. Else the next round goes on: Redis must not grow for ever."""
+        for _ in range(FORGETS_MOST):
+            if await self._desk.store.expire(FORGET_AT_ONCE) < FORGET_AT_ONCE:
+                return True
+        return False
 
     async def _hold_if_behind(self) -> None:
         """No more is bought while what has been bought is not pulled in time."""

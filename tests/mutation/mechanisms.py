@@ -80,6 +80,20 @@ MECHANISMS: Final = (
         "tests/contract/test_condemn.py",
     ),
     Mechanism(
+        "as many records are forgotten as end",
+        "workers/sweep.py",
+        "for _ in range(FORGETS_MOST):",
+        "for _ in range(1):",
+        "tests/integration/test_sweep.py",
+    ),
+    Mechanism(
+        "the next round goes on with what must be forgotten",
+        "workers/sweep.py",
+        "            if await self._forget():\n",
+        "            if await self._forget() or True:\n",
+        "tests/integration/test_sweep.py",
+    ),
+    Mechanism(
         "due index",
         "service/storage/lua/jobs.lua",
         "  call('ZADD', P .. 'due', int(at), 'job:' .. id)\n",
