@@ -138,14 +138,18 @@ class Binder:
         raise RuntimeError(f"the retry of {job_id} found its record stale {STALE_MOST} times")
 
     async def _cancel(self, batch: Batch) -> bool:
-        """Whether a job was cancelled: then there may be more. What is sealed goes its own way."""
+        """Whether a job was cancelled: then there may be more. What is sealed goes its own way.
+
+        They are due, and the sweep rings for them. Tens of thousands of bells at once would fill the queue, and nobody
+        else's poll could be rung for until it is empty.
+        """
         cancelled = 0
         for status in LIVE:
             async for job in self._jobs(batch, status):
                 if cancelled == CANCELS_MOST:
                     return True
                 if not job.sealed:
-                    cancelled += await self._desk.decide(job, CancelAsked()) is not None
+                    cancelled += await self._desk.decide(job, CancelAsked(), quiet=True) is not None
         return cancelled > 0
 
     async def _jobs(self, batch: Batch, status: Status) -> AsyncIterator[Job]:

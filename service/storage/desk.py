@@ -8,7 +8,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeVar
 
 from service.clock import Clock
@@ -82,16 +82,24 @@ class Desk:
         raise RuntimeError(f"a fact about {job_id} found its record stale {_STALE_MOST} times")
 
     async def decide(
-        self, job: Job, event: Event, *, patience_s: float = 0.0, unconfirmed: Event | None = None
+        self,
+        job: Job,
+        event: Event,
+        *,
+        patience_s: float = 0.0,
+        unconfirmed: Event | None = None,
+        quiet: bool = False,
     ) -> Job | None:
         """Take a *decision* on this very version of the job: the job as it is now, or None if it has moved meanwhile.
 
         `unconfirmed`: as many replicas as the settings ask for must have the write, else None (and no purchase), and
         this is what follows it.
+        `quiet`: it rings for nobody; if it makes the job due, the sweep will, as far as the queue has room.
         """
         change = decide(job, event)
         if change is None:
             return None
+        change = replace(change, ring=change.ring and not quiet)
         event_id, until = _event_id(), self._clock.monotonic_s() + patience_s
         try:
             written = await self._write(change, event_id, until, confirm=unconfirmed is not None)

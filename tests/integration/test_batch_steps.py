@@ -10,7 +10,7 @@ import pytest
 from service.domain import events as e
 from service.domain import layout
 from service.domain.batch import Batch, BatchStatus
-from service.domain.job import Job, Status
+from service.domain.job import Job, Queue, Status
 from service.domain.successor import successor
 from service.intake import Upload
 from service.storage.batches import Enrolled
@@ -109,6 +109,9 @@ async def test_a_cancelled_batch_ends_without_buying_what_it_has_not_begun(bench
         await looked_at(at, batch_id)
         assert await at.house.desk.store.batches.cancel(batch_id)
         await looked_at(at, batch_id)
+        assert await at.bells(Queue.COLLECT) == 0, "a large batch would fill the queue for everybody"
+        await at.house.sweep.round()
+        assert await at.bells(Queue.COLLECT) == 2
         for job in await jobs_of(at, batch_id):
             assert job.status is Status.CANCELLED
             await at.hasten(job.id)

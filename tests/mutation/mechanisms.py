@@ -80,6 +80,13 @@ MECHANISMS: Final = (
         "tests/contract/test_condemn.py",
     ),
     Mechanism(
+        "a cancelled batch floods no queue",
+        "workers/batches.py",
+        "CancelAsked(), quiet=True)",
+        "CancelAsked())",
+        "tests/integration/test_batch_steps.py::test_a_cancelled_batch_ends_without_buying_what_it_has_not_begun",
+    ),
+    Mechanism(
         "as many records are forgotten as end",
         "workers/sweep.py",
         "for _ in range(FORGETS_MOST):",
