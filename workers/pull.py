@@ -41,7 +41,10 @@ GRACE_MS: Final = 60_000  # a URL that should be dead is tried for so long befor
 
 
 class Puller:
-    """`generation_timeout_s` also bounds how long a fresh URL is asked for in vain."""
+    """`generation_timeout_s` also bounds how long a URL that gives the image is asked for in vain.
+
+    That time begins when the provider is first asked, however long the store had been away, and ends with a whole pull.
+    """
 
     def __init__(
         self,
@@ -128,7 +131,7 @@ class Puller:
             if spooled:
                 await self._wait_there(job, str(error))
             elif not await self._set_aside(job, got, str(error)):
-                await self._later(job, str(error))
+                await self._later(job, str(error), serves=True)
             return
         self._outage.worked(lease.now())
         if kept is None:
@@ -179,8 +182,10 @@ class Puller:
                 await self._lost(job, lease, ErrorCode.RESULT_INVALID, f"the image was not pulled: {failure.detail}")
             case FailureKind.TRUNCATED:
                 await self._broken(job, lease, f"cut short: {failure.detail}")
-            case FailureKind.UNAVAILABLE | FailureKind.LOCAL:
+            case FailureKind.UNAVAILABLE:
                 await self._later(job, failure.detail)
+            case FailureKind.LOCAL:
+                await self._later(job, failure.detail, serves=True)
 
     async def _ask_again(self, job: Job, lease: Lease) -> None:
         """The URL is dead. The provider may give a fresh one; an earlier step of ours may have put the image."""
@@ -198,7 +203,7 @@ class Puller:
     async def _heed(self, job: Job, lease: Lease, answer: Answer) -> None:
         """What the provider says of an image whose URL gave nothing. One 403 or 404 before its time is no death."""
         alive = job.result_url is not None and lease.now() < (job.result_expires_at or 0)
-        gave_up = lease.now() - (job.ready_at or 0) > self._patience_ms
+        gave_up = job.asked_at is not None and lease.now() - job.asked_at > self._patience_ms
         match answer:
             case _ if gave_up:
                 detail = "the image could not be had from any URL in time"
@@ -211,7 +216,7 @@ class Puller:
                 detail = "the image's URL died and the provider gives no other"
                 await self._lost(job, lease, ErrorCode.RESULT_EXPIRED, detail)
             case _:
-                await self._later(job, "the URL gave nothing, and the provider no other")
+                await self._later(job, "the URL gave nothing, and the provider no other", serves=False)
 
     async def _broken(self, job: Job, lease: Lease, detail: str) -> None:
         """The bytes are no image: pulled again a few times, since a cut transfer looks the same."""
@@ -221,10 +226,11 @@ class Puller:
         delay_s = retry.PULL.wait_s(job.pulls, self._dice)
         await self._desk.decide(job, events.PullFailed(detail=detail, delay_s=delay_s))
 
-    async def _later(self, job: Job, detail: str) -> None:
+    async def _later(self, job: Job, detail: str, *, serves: bool | None = None) -> None:
         """Not the job's fault: nothing is burnt."""
         delay_s = retry.STORE.wait_s(2, self._dice)
-        await self._desk.decide(job, events.PullFailed(detail=detail, delay_s=delay_s, counts=False))
+        failed = events.PullFailed(detail=detail, delay_s=delay_s, counts=False, serves=serves)
+        await self._desk.decide(job, failed)
 
     async def _lost(self, job: Job, lease: Lease, code: ErrorCode, detail: str) -> None:
         """Nothing can be kept. The lease is ours, so nobody else may still put: it is closed at once."""

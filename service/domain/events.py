@@ -338,16 +338,21 @@ class Disproved(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PullFailed(Event):
-    """It could not be pulled or stored this time. `counts`: against the limit of broken pulls."""
+    """It could not be pulled or stored this time. `counts`: against the limit of broken pulls.
+
+    `serves`: the URL gives the image, and it is we or the store who cannot take it; False: it does not. None: unknown.
+    """
 
     name: ClassVar[str] = "pull_failed"
     counts: bool = True
+    serves: bool | None = None
 
     def applies(self, job: Job) -> bool:
         return not job.sealed
 
     def patch(self, job: Job) -> Patch:
-        return {"pulls": job.pulls + self.counts}
+        patch: Patch = {"pulls": job.pulls + self.counts}
+        return patch if self.serves is None else patch | ({"asked_at": None} if self.serves else _asked(job))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -361,7 +366,7 @@ class Spooled(Event):
         return not job.sealed
 
     def patch(self, job: Job) -> Patch:  # noqa: ARG002 -- as the base says
-        return {"spool": self.spool}
+        return {"spool": self.spool, "asked_at": None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -385,8 +390,8 @@ class Refreshed(Event):
     def applies(self, job: Job) -> bool:
         return not job.sealed
 
-    def patch(self, job: Job) -> Patch:  # noqa: ARG002 -- as the base says
-        return {"result_url": self.url, "result_expires_at": self.expires_at, "spool": None}
+    def patch(self, job: Job) -> Patch:
+        return {"result_url": self.url, "result_expires_at": self.expires_at, "spool": None} | _asked(job)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -458,6 +463,11 @@ def adopt(job: Job, attempt: int, provider_id: str, cost: float | None) -> Patch
 def _closed(job: Job) -> Patch:
     """No attempt is waited for any longer, whether or not the provider ever said that it had accepted it."""
     return {"open": (), "untold": job.untold or any(str(n) not in job.tasks for n in job.open)}
+
+
+def _asked(job: Job) -> Patch:
+    """A URL that gives the image is asked for, from now on or since an earlier look."""
+    return {} if job.asked_at else {"asked_at": NOW}
 
 
 def without(attempts: tuple[int, ...], attempt: int) -> tuple[int, ...]:

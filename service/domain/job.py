@@ -113,6 +113,7 @@ class Job:
     result_url: str | None = None  # never shown, never logged: it is a signed URL
     result_expires_at: int | None = None
     result_seed: int | None = None
+    asked_at: int | None = None  # since when the provider is asked in vain for a URL that gives the image
     spool: str | None = None  # the machine's directory where its pulled bytes wait for the bucket
     image: Image | None = None
     error: JobError | None = None

@@ -101,6 +101,7 @@ _READ: Final[Mapping[str, Callable[[str], Any]]] = {
     "result_url": _optional(str),
     "result_expires_at": _optional(int),
     "result_seed": _optional(int),
+    "asked_at": _optional(int),
     "spool": _optional(str),
     "image": _optional(_image),
     "error": _optional(_error),

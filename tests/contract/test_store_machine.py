@@ -34,6 +34,7 @@ INSTANTS = {
     "ready_at",
     "finished_at",
     "polled_at",
+    "asked_at",
     "sum",
     "digest",
     "until",

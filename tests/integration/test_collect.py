@@ -451,6 +451,40 @@ async def test_an_expired_url_is_asked_for_again(bench: Bench) -> None:
         assert len(bench.submissions()) == 1
 
 
+async def test_however_long_ago_an_image_was_ready_a_fresh_url_is_tried(bench: Bench) -> None:
+    """The patience is with who gives no good URL, not with a store that was away until now."""
+    bench.turn(url_life_s=0)
+    async with bench.steps(generation_timeout_s=0.0) as impatient:
+        job = await ready(bench, impatient)
+        bench.turn(url_life_s=600)
+        assert (await impatient.collect(job.id)).status == "collecting"
+        bench.audit_job(await impatient.collect(job.id))
+
+
+async def test_fresh_urls_that_give_nothing_are_not_asked_for_for_ever(bench: Bench) -> None:
+    async with bench.steps() as at, bench.steps(generation_timeout_s=0.0) as impatient:
+        job = await ready(bench, at)
+        dead = events.Refreshed(url=f"{job.result_url}0", expires_at=1)
+        for _ in range(2):
+            await at.tell(job.id, dead)
+            assert (await at.collect(job.id)).reason == "refreshed"
+        await at.tell(job.id, dead)
+        lost = await impatient.collect(job.id)
+        assert (lost.status, code(lost)) == ("failed", "result_expired")
+        assert len(bench.submissions()) == 1
+
+
+@pytest.mark.parametrize("room", [0, 1 << 20], ids=["no room in the spool", "spooled"])
+async def test_a_url_that_gave_the_image_was_not_asked_for_in_vain(bench: Bench, room: int) -> None:
+    bench.turn(url_life_s=0)
+    async with bench.steps() as at, bench.steps(s3_endpoint_url=NOWHERE, spool_max_bytes=room) as cut_off:
+        job = await ready(bench, at)
+        bench.turn(url_life_s=600)
+        assert (await at.collect(job.id)).asked_at
+        waiting = await cut_off.collect(job.id)
+        assert (waiting.status, waiting.spool is None, waiting.asked_at) == ("collecting", room == 0, None)
+
+
 async def test_an_image_whose_url_died_for_good_is_lost(bench: Bench) -> None:
     bench.turn(url_life_s=0, fresh_url=0)
     async with bench.steps() as at:

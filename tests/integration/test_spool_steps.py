@@ -102,7 +102,8 @@ async def test_a_silent_spool_that_may_come_back_is_waited_for_even_when_the_url
     async with machine(bench, tmp_path / "b", generation_timeout_s=0.0) as other:
         now = await other.house.desk.store.now_ms()
         dead = events.Refreshed(url=f"{job.result_url}0", expires_at=now + A_MINUTE_MS)
-        await other.tell(job.id, dead, events.Spooled(spool=str(job.spool), delay_s=0))
+        asked = events.PullFailed(counts=False, serves=False)
+        await other.tell(job.id, dead, events.Spooled(spool=str(job.spool), delay_s=0), asked)
         await other.house.redis.zadd(f"{PREFIX}spools", {str(job.spool): now - A_MINUTE_MS})
         bench.turn(not_found=1)
         waiting = await other.collect(job.id)

@@ -521,6 +521,27 @@ MECHANISMS: Final = (
         "tests/integration/test_collect.py::test_no_job_has_succeeded_before_its_sidecar_is_written",
     ),
     Mechanism(
+        "patience with the provider, not with the store",
+        "workers/pull.py",
+        "gave_up = job.asked_at is not None and lease.now() - job.asked_at > self._patience_ms",
+        "gave_up = lease.now() - (job.ready_at or 0) > self._patience_ms",
+        "tests/integration/test_collect.py::test_however_long_ago_an_image_was_ready_a_fresh_url_is_tried",
+    ),
+    Mechanism(
+        "end of the patience with the provider",
+        "workers/pull.py",
+        "gave_up = job.asked_at is not None and lease.now() - job.asked_at > self._patience_ms",
+        "gave_up = False",
+        "tests/integration/test_collect.py::test_fresh_urls_that_give_nothing_are_not_asked_for_for_ever",
+    ),
+    Mechanism(
+        "a whole pull gives new patience",
+        "workers/pull.py",
+        "await self._later(job, str(error), serves=True)",
+        "await self._later(job, str(error))",
+        "tests/integration/test_collect.py::test_a_url_that_gave_the_image_was_not_asked_for_in_vain",
+    ),
+    Mechanism(
         "spool believed only after a hash",
         "workers/spool.py",
         'or told != {"sha256": sha256, "bytes": size} | asdict(seen)',

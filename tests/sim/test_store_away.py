@@ -17,6 +17,8 @@ from tests.sim.town import Sim
 JOBS: Final = 40
 MINUTE_S: Final = 60.0
 RESUMED_S: Final = 30.0
+MOMENTS_S: Final = 5.0
+SOAKED: Final = ((5, True), (5, False), (20, True))  # minutes, with a spool
 SPOOL: Final = pytest.mark.parametrize("spool", [True, False], ids=["spool", "no spool"])
 
 
@@ -40,10 +42,13 @@ def codes(sim: Sim) -> Counter[str]:
     return Counter(str(job.error.code) for job in jobs if job.error)
 
 
-@SPOOL
-@pytest.mark.parametrize("minutes", [pytest.param(5, marks=pytest.mark.soak), 12])
+@pytest.mark.parametrize(
+    ("minutes", "spool"),
+    [(12, True), (12, False), (20, False), *(pytest.param(*more, marks=pytest.mark.soak) for more in SOAKED)],
+    ids=lambda each: {True: "spool", False: "no spool"}.get(each, str(each)),
+)
 def test_an_outage_costs_time_and_no_second_purchase(minutes: int, spool: bool) -> None:
-    """F22, F27: within a URL's life of ten minutes, and beyond it; dead URLs are asked for again."""
+    """F22, F27: within a URL's life of ten minutes, beyond it, beyond all patience; dead URLs are asked for again."""
 
     async def story(dice: random.Random) -> None:
         sim = opened(dice, spool=spool)
@@ -57,6 +62,24 @@ def test_an_outage_costs_time_and_no_second_purchase(minutes: int, spool: bool) 
         )
         assert sim.faults() == []
         assert early > JOBS / 10
+        assert (ends(sim), bought(sim)) == ({"succeeded": JOBS}, {1: JOBS})
+
+    told(story)
+
+
+@pytest.mark.soak
+def test_a_bucket_that_is_back_for_moments_between_two_long_outages_costs_no_image() -> None:
+    """F27: what had to be asked for again in the first one may be asked for again in the second."""
+
+    async def story(dice: random.Random) -> None:
+        sim = opened(dice, spool=False)
+        sim.world.weather.away["bucket"] = 12 * MINUTE_S
+        await lived_through(sim, 12 * MINUTE_S + MOMENTS_S)
+        early = ends(sim)["succeeded"]
+        sim.world.weather.away["bucket"] = 28 * MINUTE_S
+        await sim.until(sim.quiet, 2 * HOUR_S)
+        print(f"12 min, moments, 16 min, no spool: {early} stored between, {dict(ends(sim))}")
+        assert sim.faults() == []
         assert (ends(sim), bought(sim)) == ({"succeeded": JOBS}, {1: JOBS})
 
     told(story)
