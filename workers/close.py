@@ -82,14 +82,24 @@ class Closer:
                 await self._desk.store.plan("scrub", job.id, LATE_PUT_S)
         except (BucketUnavailable, BucketRefused) as error:
             delay_s = retry.STORE.wait_s(2, self._dice)
-            await self._desk.tell(job.id, events.StoreFailed(detail=str(error), delay_s=delay_s))
+            await self._say(job, events.StoreFailed(detail=str(error), delay_s=delay_s))
             return
         if isinstance(stored, Conflict):  # nobody can mend that by waiting; the record in Redis stays the truth
             log.error("an object that is not this job's lies under its sidecar's key", extra={"job": job.id})
         detail = f"the bucket tells another end: {told}" if told not in (None, _end(job)) else ""
         if detail:
             log.error("Redis had forgotten how this job ended; %s", detail, extra={"job": job.id})
-        await self._desk.tell(job.id, events.SidecarWritten(detail=detail), patience_s=retry.REDIS_PATIENCE_S)
+        await self._say(job, events.SidecarWritten(detail=detail), patience_s=retry.REDIS_PATIENCE_S)
+
+    async def _say(self, job: Job, event: events.Event, *, patience_s: float = 0.0) -> None:
+        """What became of the put. A process may have slept through its job's deletion before it: then the object goes.
+
+        A record that has left Redis by its age says nothing of the kind: its objects stay.
+        """
+        told = await self._desk.tell(job.id, event, patience_s=patience_s)
+        if told.job is None and await self._desk.store.buried_by(job.id) is not None:
+            log.info("deleted while its sidecar was put: it is erased again", extra={"job": job.id})
+            await self._desk.store.plan("erase", job.id, 0)  # nothing else would look at this job any more
 
     async def _told(self, job_id: str) -> Status | None:
         """The end that the job's sidecar tells; None: there is none, or nothing that tells."""

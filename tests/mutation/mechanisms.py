@@ -465,6 +465,13 @@ MECHANISMS: Final = (
         "tests/integration/test_collect.py",
     ),
     Mechanism(
+        "a sidecar that a process puts after its sleep, and its job's deletion, goes",
+        "workers/close.py",
+        "if told.job is None and await self._desk.store.buried_by(job.id) is not None:",
+        "if False:",
+        "tests/sim/test_late_puts.py",
+    ),
+    Mechanism(
         "the slot of a deleted job whose task still runs",
         "service/storage/lua/jobs.lua",
         "  if group then hold(a.id, group, true) end\n",

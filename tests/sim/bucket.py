@@ -32,11 +32,14 @@ class Shelf:
         self.files: dict[str, bytes] = {}
         self.once = once
         self.refuses = False  # our keys are not believed: 403
+        self.mute = False  # what is put is there, and who put it never hears so
 
     def put(self, key: str, thing: Thing) -> Stored | Conflict:
         there = self.things.get(key) if self.once else None
+        self.things[key] = there or thing
+        if self.mute:
+            raise BucketUnavailable("no answer")
         if there is None:
-            self.things[key] = thing
             return Stored(facts(key, thing), created=True)
         found = facts(key, there)
         return Stored(found, created=False) if found.is_of(thing.metadata) else Conflict(found)
