@@ -3,6 +3,7 @@
     sidecars → jobs → who retried whom → markers → batches → which retried which → traces of what had not ended
 
 What had not ended has no sidecar, and nobody can know it again; what the bucket shows of it is told as traces.
+What ended longer ago than the retention stays in the bucket alone, so that Redis holds no more than it did.
 Killed anywhere: run it again. It overwrites nothing, so it may also run beside a service that lives.
 """
 
@@ -16,7 +17,7 @@ from typing import Any, Final, TypeVar
 from service.domain import batch as batches
 from service.domain.view import unview
 from service.storage.bucket import Bucket
-from service.storage.rebuilding import KEY_LIFE_MS
+from service.storage.rebuilding import KEY_LIFE_MS, Made
 from service.storage.store import Store
 
 T = TypeVar("T")
@@ -32,13 +33,15 @@ _BATCH: Final = re.compile(r"batches/\d{4}/\d\d/\d\d/(batch_[0-9A-Z]{26})/(\w+)(
 
 @dataclass
 class Report:
-    """What was done. `unreadable`: keys of sidecars and markers that do not tell of anything; the rest: traces of what
-    had not ended, `images` and `inputs` of jobs without a sidecar, `batches` without a marker.
+    """What was done. `aged`: jobs and batches that ended longer ago than the retention; `unreadable`: keys of sidecars
+    and markers that do not tell of anything; the rest: traces of what had not ended, `images` and `inputs` of jobs
+    without a sidecar, `unmarked` batches.
     """
 
     jobs: int = 0
     batches: int = 0
     known: int = 0
+    aged: int = 0
     unreadable: list[str] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
     inputs: list[str] = field(default_factory=list)
@@ -93,8 +96,8 @@ class Rebuild:
         if job.retry_of:
             self._retries.append((job.retry_of, job.id))
         made = await self._store.rebuilding.job(job, self._now_ms)
-        self._report.jobs += made
-        self._report.known += not made
+        self._report.jobs += made is Made.REBUILT
+        self._note(made)
 
     async def _batches(self) -> None:
         seen: set[str] = set()
@@ -118,8 +121,12 @@ class Rebuild:
         if batch.retry_of and batch.status is not batches.BatchStatus.CANCELLED:
             self._batch_retries.append((batch.retry_of, batch.id))
         made = await self._store.rebuilding.batch(batch, self._now_ms)
-        self._report.batches += made
-        self._report.known += not made
+        self._report.batches += made is Made.REBUILT
+        self._note(made)
+
+    def _note(self, made: Made) -> None:
+        self._report.known += made is Made.KNOWN
+        self._report.aged += made is Made.AGED
 
     async def _told(self, key: str, understand: Callable[[Any], T]) -> T | None:
         """What the object tells of, if it is ours and whole."""

@@ -52,16 +52,16 @@ async def _rebuilt(settings: Settings, *, quiet: bool) -> Report:
 
 def lines(report: Report) -> list[str]:
     """The report in plain words."""
-    told = [
-        f"{report.jobs} jobs and {report.batches} batches made again; {report.known} were on record",
+    told = [f"{report.jobs} jobs and {report.batches} batches made again; {report.known} were on record"]
+    if report.aged:
+        told.append(f"{report.aged} ended longer than JOB_RETENTION_DAYS ago: the bucket alone tells of them")
+    traces = [
         *_named(report.unreadable, "objects are no sidecar or marker of ours"),
         *_named(report.images, "jobs have an image but no sidecar: they had not ended, or were deleted half-way"),
         *_named(report.inputs, "jobs have inputs but no sidecar: they had not ended"),
         *_named(report.unmarked, "batches have no marker: they were not over"),
     ]
-    if len(told) == 1:
-        told.append("the bucket shows no trace of a job that had not ended (one without images shows none)")
-    return told
+    return told + (traces or ["the bucket shows no trace of a job that had not ended (one without images shows none)"])
 
 
 def _named(found: list[str], what: str) -> list[str]:

@@ -4,6 +4,7 @@ What is on record already is left alone, so that any of it may be done twice, or
 """
 
 from collections.abc import Awaitable, Mapping, Sequence
+from enum import StrEnum
 from typing import Any, Final, Protocol
 
 from service.domain.batch import Batch
@@ -29,24 +30,32 @@ class Run(Protocol):
     ) -> Awaitable[list[Any]]: ...
 
 
+class Made(StrEnum):
+    """What became of the wish to make a record again."""
+
+    REBUILT = "rebuilt"
+    KNOWN = "known"  # it is on record, or was deleted
+    AGED = "aged"  # it ended longer ago than the retention: the bucket alone tells of it
+
+
 class Rebuilding:
     """Every method raises RedisError; `now_ms` is Redis's."""
 
-    def __init__(self, run: Run, capped: Mapping[str, int]) -> None:
+    def __init__(self, run: Run, capped: Mapping[str, int], retention_s: int) -> None:
         self._run = run
         self._capped = capped
+        self._retention_ms = retention_s * 1000
 
-    async def job(self, job: Job, now_ms: int) -> bool:
-        """False: it is on record, or was deleted."""
+    async def job(self, job: Job, now_ms: int) -> Made:
         arguments, fields = newborn(job, self._capped, None)
         key, _, body = (job.idempotency or "").partition(" ")
         notify = _untold(job.callback_url, job.finished_at, now_ms)
         told = (
             arguments
-            | {"ended_at": job.finished_at or now_ms, "notify": notify}
+            | {"ended_at": job.finished_at or now_ms, "retention_ms": self._retention_ms, "notify": notify}
             | _key(job.created_at, now_ms, key, body)
         )
-        return bool((await self._run("rebuild", told, fields | {"created_at": job.created_at}))[0] == "rebuilt")
+        return Made((await self._run("rebuild", told, fields | {"created_at": job.created_at}))[0])
 
     async def link(self, job_id: str, retried_by: str) -> None:
         """The job, if it is on record, was retried by that one."""
@@ -56,11 +65,10 @@ class Rebuilding:
         """The same of a batch."""
         await self._run("link_batch", {"id": batch_id, "retried_by": retried_by})
 
-    async def batch(self, batch: Batch, now_ms: int) -> bool:
-        """False: it is on record."""
+    async def batch(self, batch: Batch, now_ms: int) -> Made:
         notify = _untold(batch.callback_url, batch.finished_at, now_ms)
         told = {"id": batch.id, "caller": batch.caller, "ended_at": batch.finished_at or now_ms, "notify": notify}
-        told |= _key(batch.created_at, now_ms, batch.key or "", batch.hash or "")
+        told |= {"retention_ms": self._retention_ms} | _key(batch.created_at, now_ms, batch.key or "", batch.hash or "")
         body = record.compact({"metadata": batch.metadata, "callback_url": batch.callback_url})
         flat = {
             "id": batch.id,
@@ -77,7 +85,7 @@ class Rebuilding:
             "counts": record.compact(dict(batch.counts)),
             "marked": True,
         }
-        return bool((await self._run("rebuild_batch", told, words=list(record.write(flat))))[0] == "rebuilt")
+        return Made((await self._run("rebuild_batch", told, words=list(record.write(flat))))[0])
 
 
 def _untold(callback_url: str | None, finished_at: int | None, now_ms: int) -> dict[str, str] | None:

@@ -58,7 +58,7 @@ class Store(Reads):
         self.quarantine = Quarantine(self._run)
         self.series = Series(self._run)
         self.notices = Notices(self._run)
-        self.rebuilding = Rebuilding(self._run, limits.caps)
+        self.rebuilding = Rebuilding(self._run, limits.caps, limits.retention_s)
         self.batches = Batches(self._run, limits.caps, _submits)
         self.inspection = Inspection(redis, self._run, prefix)
         self.limits = limits

@@ -14,6 +14,7 @@ from service.domain.lifecycle import decide
 from service.domain.notice import LASTS_S, Attempt, Notice, NoticeState
 from service.storage.batches import Line
 from service.storage.connection import AsyncRedis
+from service.storage.rebuilding import Made
 from service.storage.store import PREFIX, Store
 from service.storage.terms import Bell, Limits, Outcome
 from tests.sim.memory import Memory, MemoryStore
@@ -215,7 +216,7 @@ async def test_a_rebuilt_job_is_told_of_again_as_long_as_it_might_be_waited_for(
     fresh, old = (layout.new_id("job", 1_000_000_000_000 + n, bytes(10)) for n in (1, 2))
     for id_, age_s in ((fresh, 60), (old, LASTS_S + 60)):
         made = job(id=id_, status="cancelled", created_at=1, finished_at=now - age_s * 1000, sidecar=True)
-        assert await store.rebuilding.job(made, now)
+        assert await store.rebuilding.job(made, now) is Made.REBUILT
     assert (await taken(store, fresh)).url == URL
     assert await store.notices.get(old) is None
 

@@ -9,6 +9,7 @@ from service.domain.batch import Batch, BatchStatus
 from service.domain.job import Job, Status
 from service.storage.batches import Line
 from service.storage.connection import AsyncRedis
+from service.storage.rebuilding import Made
 from service.storage.store import Store
 from service.storage.terms import Idempotency, Limits, Outcome
 from tests.sim.memory import Memory, MemoryStore
@@ -16,6 +17,8 @@ from tests.sim.memory import Memory, MemoryStore
 pytestmark = pytest.mark.anyio
 
 LIMITS = Limits()
+NOW = SystemClock().now_ms()
+LONG_AGO = NOW - (LIMITS.retention_s + 60) * 1000
 JOB = Job(
     id="job_001",
     caller="alice",
@@ -23,6 +26,7 @@ JOB = Job(
     request={"prompt": "a"},
     status=Status.SUCCEEDED,
     sidecar=True,
+    finished_at=NOW,
     idempotency="key body",
     tasks={"1": "task-1"},
 )
@@ -32,7 +36,7 @@ BATCH = Batch(
     status=BatchStatus.COMPLETED,
     total=2,
     counts={status: 2 if status is Status.FAILED else 0 for status in Status},
-    finished_at=1,
+    finished_at=NOW,
     key="batch key",
     hash="hash",
     marked=True,
@@ -47,8 +51,8 @@ def store(request: pytest.FixtureRequest, connection: AsyncRedis) -> Store:
 
 
 async def test_a_job_is_made_again_once_with_its_key_and_its_task_and_nothing_of_it_is_due(store: Store) -> None:
-    assert await store.rebuilding.job(JOB, 0)
-    assert not await store.rebuilding.job(JOB, 0)
+    assert await store.rebuilding.job(JOB, 0) is Made.REBUILT
+    assert await store.rebuilding.job(JOB, 0) is Made.KNOWN
     made = await store.get(JOB.id)
     assert made is not None
     assert (made.status, made.tasks, made.version) == (Status.SUCCEEDED, {"1": "task-1"}, 1)
@@ -70,7 +74,7 @@ async def test_a_deleted_job_stays_deleted(store: Store) -> None:
     made = await store.get(JOB.id)
     assert made is not None
     await store.bury(made, busy_s=0)
-    assert not await store.rebuilding.job(JOB, 0)
+    assert await store.rebuilding.job(JOB, 0) is Made.KNOWN
     assert await store.get(JOB.id) is None
 
 
@@ -104,6 +108,26 @@ async def test_a_job_made_again_counts_for_the_batch_whose_line_it_was(store: St
     assert (made.total, made.closed, made.counts[Status.SUCCEEDED]) == (2, 2, 2)
 
 
+async def test_what_ended_longer_ago_than_the_retention_stays_in_the_bucket_alone(store: Store) -> None:
+    assert await store.rebuilding.job(replace(JOB, finished_at=LONG_AGO), NOW) is Made.AGED
+    assert await store.rebuilding.batch(replace(BATCH, finished_at=LONG_AGO), NOW) is Made.AGED
+    assert await store.get(JOB.id) is None
+    assert await store.batches.get(BATCH.id) is None
+    assert await store.page(caller=None) == []
+
+
+async def test_a_job_of_whatever_age_is_made_again_for_a_batch_that_still_runs(store: Store) -> None:
+    """Redis came back from an old backup: else the line would be bought a second time."""
+    await store.batches.open(BATCH.id, "alice", None)
+    job = replace(JOB, batch_id=BATCH.id, finished_at=LONG_AGO)
+    assert await store.batches.stage(BATCH.id, "alice", None, [Line(replace(job, status=Status.QUEUED, tasks={}))])
+    await store.batches.enroll(replace(BATCH, total=1, key=None))
+    assert await store.rebuilding.job(job, NOW) is Made.REBUILT
+    await store.expire()
+    assert await store.batches.unfold(BATCH.id, 1) == (0, ())
+    assert await store.batches.count_up(BATCH.id)
+
+
 async def test_a_line_that_is_passed_over_still_counts(store: Store) -> None:
     await store.batches.open(BATCH.id, "alice", None)
     assert await store.batches.stage_retries(BATCH.id, "alice", ["job_a", "job_b"])
@@ -118,8 +142,8 @@ async def test_a_line_that_is_passed_over_still_counts(store: Store) -> None:
 async def test_a_batch_is_made_again_once_with_its_key_and_its_retry(store: Store) -> None:
     await store.rebuilding.link_batch(BATCH.id, "batch_002")
     assert await store.batches.get(BATCH.id) is None, "of which nothing is on record, nothing is made"
-    assert await store.rebuilding.batch(BATCH, 0)
-    assert not await store.rebuilding.batch(BATCH, 0)
+    assert await store.rebuilding.batch(BATCH, 0) is Made.REBUILT
+    assert await store.rebuilding.batch(BATCH, 0) is Made.KNOWN
     await store.rebuilding.link_batch(BATCH.id, "batch_002")
     await store.rebuilding.link_batch(BATCH.id, "batch_003")
     made = await store.batches.get(BATCH.id)

@@ -297,6 +297,27 @@ MECHANISMS: Final = (
         "tests/sim/test_rebuild_older.py",
     ),
     Mechanism(
+        "what ended before the retention fills no Redis",
+        "service/storage/lua/rebuild.lua",
+        "local function aged() return a.ended_at <= now - a.retention_ms end",
+        "local function aged() return false end",
+        "tests/contract/test_rebuilding.py",
+    ),
+    Mechanism(
+        "a job of whatever age for the batch that runs",
+        "service/storage/lua/rebuild.lua",
+        "if aged() and not awaiting(a.batch) then",
+        "if aged() then",
+        "tests/contract/test_rebuilding.py",
+    ),
+    Mechanism(
+        "what has aged is no trace",
+        "service/rebuild.py",
+        "        self._ended.add(job_id)\n",
+        "",
+        "tests/sim/test_rebuild_older.py",
+    ),
+    Mechanism(
         "lease that is lost stays lost",
         "service/storage/lua/due.lua",
         "  if at ~= a.lease_end then return {'lost', int(now), {}} end\n",

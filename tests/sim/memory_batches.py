@@ -268,12 +268,16 @@ class Batched:
         """Jobs that wait for a slot, and lines that are not jobs yet."""
         return len(self.zsets["jobs:queued"]) + self.folded
 
-    def _close(self, job_id: str, batch_id: str) -> None:
+    def _awaiting(self, batch_id: str) -> int | None:
         row = self.batches.get(batch_id, {})
-        if "total" not in row or row.get("marked") == "1":
+        return None if "total" not in row or row.get("marked") == "1" else int(row["total"])
+
+    def _close(self, job_id: str, batch_id: str) -> None:
+        total = self._awaiting(batch_id)
+        if total is None:
             return
         self.closed[batch_id].add(job_id)
-        if len(self.closed[batch_id]) >= int(row["total"]):
+        if len(self.closed[batch_id]) >= total:
             self.due[f"batch:{batch_id}"] = self.now
 
     def _forget_batch(self, batch_id: str) -> None:

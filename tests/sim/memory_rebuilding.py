@@ -30,12 +30,15 @@ class Rebuilt:
         def keys(self) -> dict[tuple[str, str], tuple[str, str, int]]: ...
         def _write(self, job_id: str, fields: Mapping[str, str], stamps: Any) -> None: ...
         def _notify(self, id_: str, caller: str, where: Mapping[str, str] | None) -> None: ...
+        def _awaiting(self, batch_id: str) -> int | None: ...
         def _close(self, job_id: str, batch_id: str) -> None: ...
         def _index(self, job_id: str, caller: str, batch: str, was: str | None, to: str | None) -> None: ...
 
     def rebuild(self, a: Args, fields: dict[str, str]) -> Reply:
         if a["id"] in self.jobs or self.tombs.get(a["id"], ("", 0))[1] > self.now:
             return ["known", self.now, []]
+        if self._aged(a) and self._awaiting(a["batch"]) is None:
+            return ["aged", self.now, []]
         self._write(a["id"], fields, ())
         self._index(a["id"], a["caller"], a["batch"], None, a["to"])
         for task in a["tasks"]:
@@ -57,6 +60,8 @@ class Rebuilt:
     def rebuild_batch(self, a: Args, _: object) -> Reply:
         if a["id"] in self.batches:
             return ["known", self.now, []]
+        if self._aged(a):
+            return ["aged", self.now, []]
         words = iter(a["words"])
         self.batches[a["id"]] = dict(zip(words, words, strict=True))
         for name in ("batches", f"batches@{a['caller']}"):
@@ -72,6 +77,9 @@ class Rebuilt:
             return ["gone", self.now, []]
         row.setdefault("retried_by", a["retried_by"])
         return ["linked", self.now, []]
+
+    def _aged(self, a: Args) -> bool:
+        return bool(a["ended_at"] <= self.now - a["retention_ms"])
 
     def _known_key(self, a: Args) -> None:
         place = (a["caller"], a.get("idem", ""))

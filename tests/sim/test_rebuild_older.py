@@ -3,32 +3,37 @@
 A batch that ran then has ended meanwhile: it ends again, as it did, and nothing of it is bought twice.
 """
 
+import asyncio
 import random
 from typing import Final
 
+from service.commands.rebuild import lines
 from service.domain.batch import Batch
 from service.domain.job import Status
+from service.rebuild import Report
 from tests.sim.memory import Memory, MemoryStore
 from tests.sim.provider import Manners
 from tests.sim.split import copied
 from tests.sim.staff import Terms
+from tests.sim.storm import IMAGE
 from tests.sim.test_rebuild_crashes import LONG_S, Clerk, told
 from tests.sim.town import Sim
 
 SOON_S: Final = 300.0
 
 
-async def back_at(sim: Sim, then: Memory) -> None:
+async def back_at(sim: Sim, then: Memory, after_s: float = 0.0) -> Report:
     """Redis is what it was then, and no worker starts before the rebuild is over."""
     sim.world.on_crash = lambda _: None
     for worker in sim.workers.values():
         worker.kill()
+    await asyncio.sleep(after_s)
     sim.world.silence()
     sim.move(then, list(sim.town.stores))
     sim.world.memory, sim.store = then, MemoryStore(then, sim.town.terms.limits)
     report = await Clerk(sim.town).run()
     assert report is not None
-    assert report.jobs > 0
+    return report
 
 
 async def ended_again(sim: Sim, batch_id: str, then: Memory) -> Batch:
@@ -36,7 +41,7 @@ async def ended_again(sim: Sim, batch_id: str, then: Memory) -> Batch:
     assert then.lines[batch_id]
     await sim.until(sim.quiet, LONG_S)
     sold = len(sim.provider.ledger)
-    await back_at(sim, then)
+    assert (await back_at(sim, then)).jobs == 2
     sim.hire("another worker")
     await sim.until(lambda: sim.over(batch_id), SOON_S)
     assert len(sim.provider.ledger) == sold
@@ -66,3 +71,19 @@ def test_a_batch_that_retries_is_over_again_with_the_jobs_it_had() -> None:
 
     batch = told(main)
     assert (batch.total, batch.rest, batch.counts[Status.SUCCEEDED]) == (2, 0, 2)
+
+
+def test_what_ended_before_the_retention_fills_no_redis_and_is_not_told_as_if_it_had_not_ended() -> None:
+    async def main() -> tuple[Report, Memory]:
+        sim = Sim(random.Random(1), Manners(), Terms())
+        await sim.order("a lighthouse", image_prompt=IMAGE)
+        await sim.upload("spring", "a heron", image_prompt=IMAGE)
+        await sim.until(sim.quiet, LONG_S)
+        assert {key.partition("/")[0] for key in sim.shelf.things} == {"batches", "images", "inputs", "jobs"}
+        empty = Memory(sim.world.memory.now_ms)
+        return await back_at(sim, empty, sim.town.terms.limits.retention_s), empty
+
+    report, memory = told(main)
+    assert report == Report(aged=3)
+    assert lines(report)[1].startswith("3 ended longer than JOB_RETENTION_DAYS ago: ")
+    assert (memory.jobs, memory.batches, memory.keys) == ({}, {}, {})

@@ -6,13 +6,19 @@ local function schedule(id, due_ms, deadline)
   call('ZADD', P .. 'due', int(at), 'job:' .. id)
 end
 
--- The last job of a batch is closed: its sidecar is written, or it was deleted. Then the batch is due.
-local function close(id, batch)
+-- How many jobs the batch waits for to be closed; nil: there is none, or it is over.
+local function awaiting(batch)
   if not batch or batch == '' then return end
   local r = call('HMGET', P .. 'batch:' .. batch, 'total', 'marked')
-  if not r[1] or r[2] == '1' then return end
+  return r[2] ~= '1' and num(r[1]) or nil
+end
+
+-- The last job of a batch is closed: its sidecar is written, or it was deleted. Then the batch is due.
+local function close(id, batch)
+  local total = awaiting(batch)
+  if not total then return end
   call('SADD', P .. 'closed:' .. batch, id)
-  if call('SCARD', P .. 'closed:' .. batch) >= num(r[1]) then call('ZADD', P .. 'due', int(now), 'batch:' .. batch) end
+  if call('SCARD', P .. 'closed:' .. batch) >= total then call('ZADD', P .. 'due', int(now), 'batch:' .. batch) end
 end
 
 -- The old job hands over its purchase and its slot to the one that retries it. A POST whose outcome is not known yet

@@ -6,9 +6,14 @@ local function known_key()
   end
 end
 
--- An ended job, as its sidecar tells. A batch that runs, since Redis came back older, counts it. rebuilt | known
+-- It ended so long ago that the sweep would forget it at once.
+local function aged() return a.ended_at <= now - a.retention_ms end
+
+-- An ended job, as its sidecar tells. A batch that runs, since Redis came back older, counts it, whatever its age: its
+-- line would become a second one. rebuilt | known | aged
 function verbs.rebuild()
   if call('EXISTS', P .. 'job:' .. a.id, P .. 'tomb:' .. a.id) > 0 then return {'known', int(now), {}} end
+  if aged() and not awaiting(a.batch) then return {'aged', int(now), {}} end
   write(a.id, {unpack(ARGV, 3)}, {})
   index(a.id, a.caller, a.batch, nil, a.to)
   for _, task in ipairs(a.tasks) do call('SET', P .. 'task:' .. task, a.id, 'NX') end
@@ -31,10 +36,11 @@ function verbs.link()
   return {'linked', int(now), {}}
 end
 
--- A batch that is over, as its marker tells. rebuilt | known
+-- A batch that is over, as its marker tells. rebuilt | known | aged
 function verbs.rebuild_batch()
   local key = P .. 'batch:' .. a.id
   if call('EXISTS', key) == 1 then return {'known', int(now), {}} end
+  if aged() then return {'aged', int(now), {}} end
   call('HSET', key, unpack(ARGV, 3))
   for _, name in ipairs({'batches', 'batches@' .. a.caller}) do call('ZADD', P .. name, 0, a.id) end
   call('ZADD', P .. 'ended', int(a.ended_at), a.id)
