@@ -18,7 +18,7 @@ from typing import Final
 
 import httpx
 
-from service.domain.addresses import HostList, Refusal, Target, check_url
+from service.domain.addresses import RESULT_URL_MAX_CHARS, HostList, Refusal, Target, check_url
 from workers.network import AddressRefused, Shards
 
 _PREFIX: Final = "pull-"
@@ -88,7 +88,7 @@ async def download(
     url: str, *, shards: Shards, hosts: HostList, directory: Path, limits: Limits = DEFAULT_LIMITS
 ) -> Download | DownloadFailure:
     """Pull `url` into a new file in `directory`. Cancelled or failed, no file stays."""
-    target = check_url(url, hosts)
+    target = check_url(url, hosts, RESULT_URL_MAX_CHARS)
     if isinstance(target, Refusal):
         return DownloadFailure(FailureKind.REFUSED, target.reason)
     try:

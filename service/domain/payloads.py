@@ -12,6 +12,7 @@ from enum import Enum, auto
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
+from service.domain.addresses import RESULT_URL_MAX_CHARS
 from service.domain.inputs import WEB_URL
 from service.domain.parsing import DEPTH_MAX, deeper_than, is_unicode
 from service.domain.redaction import clean
@@ -19,7 +20,6 @@ from service.domain.redaction import clean
 Payload = Mapping[str, Any]
 
 LAYERS_MAX: Final = 3
-SAMPLE_URL_CHARS_MAX: Final = 8_192
 COST_MAX: Final = 1_000_000.0  # credits; more is no price
 DURATION_S_MAX: Final = 86_400.0
 EPOCH_S_MAX: Final = 1e11
@@ -94,7 +94,7 @@ def provider_id(payload: Payload) -> str | None:
 def sample_url(payload: Payload) -> str | None:
     for result in _results(payload):
         sample = result.get("sample")
-        if not isinstance(sample, str) or len(sample) > SAMPLE_URL_CHARS_MAX:
+        if not isinstance(sample, str) or len(sample) > RESULT_URL_MAX_CHARS:
             continue
         if _WEB_URL.fullmatch(sample) and is_unicode(sample):  # a host with half a surrogate pair cannot be stored
             return sample

@@ -485,6 +485,14 @@ async def test_a_url_that_gave_the_image_was_not_asked_for_in_vain(bench: Bench,
         assert (waiting.status, waiting.spool is None, waiting.asked_at) == ("collecting", room == 0, None)
 
 
+async def test_an_image_at_a_long_signed_url_is_pulled(bench: Bench) -> None:
+    async with bench.steps() as at:
+        job = await ready(bench, at)
+        long = f"{job.result_url}&x-amz-security-token={'a' * 4_000}"
+        await at.tell(job.id, events.Refreshed(url=long, expires_at=job.result_expires_at))
+        bench.audit_job(await at.collect(job.id))
+
+
 async def test_an_image_whose_url_died_for_good_is_lost(bench: Bench) -> None:
     bench.turn(url_life_s=0, fresh_url=0)
     async with bench.steps() as at:

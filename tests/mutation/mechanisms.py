@@ -374,6 +374,13 @@ MECHANISMS: Final = (
         "tests/integration/test_collect.py::test_a_retried_jobs_task_that_still_runs_may_be_not_found_in_passing",
     ),
     Mechanism(
+        "no URL that is believed is too long to pull",
+        "workers/download.py",
+        "check_url(url, hosts, RESULT_URL_MAX_CHARS)",
+        "check_url(url, hosts)",
+        "tests/integration/test_collect.py::test_an_image_at_a_long_signed_url_is_pulled",
+    ),
+    Mechanism(
         "only one's own intent is taken back",
         "service/storage/desk.py",
         "if following is None or (await self._write(change, event_id, until)).outcome is not Outcome.ALREADY:",

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.domain.addresses import (
+    RESULT_URL_MAX_CHARS,
     HostList,
     Refusal,
     Target,
@@ -241,6 +242,12 @@ VERDICTS = [
 def test_a_url_has_its_verdict(url: str, verdict: str) -> None:
     found = check_url(url, HOSTS)
     assert (found.reason if isinstance(found, Refusal) else "ok") == verdict
+
+
+def test_a_result_may_have_a_longer_url_but_not_any() -> None:
+    url = "https://delivery.bfl.ai/".ljust(RESULT_URL_MAX_CHARS, "a")
+    assert isinstance(check_url(url, HOSTS, RESULT_URL_MAX_CHARS), Target)
+    assert check_url(url + "a", HOSTS, RESULT_URL_MAX_CHARS) == Refusal("too_long")
 
 
 def test_a_target_is_the_urls_own_parts() -> None:
