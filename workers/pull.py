@@ -25,7 +25,7 @@ from service.storage.bucket import Bucket
 from service.storage.desk import Desk
 from service.storage.objects import BucketRefused, BucketUnavailable, Conflict
 from workers import images, retry
-from workers.close import Closer
+from workers.close import LATE_PUT_S, Closer
 from workers.download import DownloadFailure, FailureKind
 from workers.fetch import Fetched, Fetcher
 from workers.flux import Flux
@@ -128,7 +128,9 @@ class Puller:
             kept = image if stored.created else await self._adopted(job, key)
         except (BucketUnavailable, BucketRefused) as error:
             self._outage.failed(lease.now(), began, str(error))
-            if spooled:
+            if not lease.holds() and await self._unwanted(job.id):
+                await self._desk.store.plan("scrub", job.id, LATE_PUT_S)  # what was put, and perhaps is there
+            elif spooled:
                 await self._wait_there(job, str(error))
             elif not await self._set_aside(job, got, str(error)):
                 await self._later(job, str(error), serves=True)
@@ -144,13 +146,17 @@ class Puller:
         if sealed is not None:
             await self._closer.close(sealed, lease)
             return
-        now = await self._desk.store.get(job.id)
-        if now is None or (now.ended and now.image is None):
+        if await self._unwanted(job.id):
             log.info("ended while its image was stored: the object goes", extra={"job": job.id})
             try:
                 await self._closer.scrub(job.id)
             except (BucketUnavailable, BucketRefused):
                 await self._desk.store.plan("scrub", job.id, 0)  # nothing else would look at this job any more
+
+    async def _unwanted(self, job_id: str) -> bool:
+        """The job has ended without an image, or is there no more, while a step of it was at work."""
+        now = await self._desk.store.get(job_id)
+        return now is None or (now.ended and now.image is None)
 
     async def _adopted(self, job: Job, key: str) -> Image | None:
         """The facts of the job's own object, read back; None if it is no whole image."""

@@ -500,6 +500,13 @@ MECHANISMS: Final = (
         "tests/sim/test_late_puts.py",
     ),
     Mechanism(
+        "an image that may have been put after its job's end goes, also without an answer",
+        "workers/pull.py",
+        "if not lease.holds() and await self._unwanted(job.id):",
+        "if False:",
+        "tests/sim/test_late_puts.py",
+    ),
+    Mechanism(
         "the slot of a deleted job whose task still runs",
         "service/storage/lua/jobs.lua",
         "  if group then hold(a.id, group, true) end\n",

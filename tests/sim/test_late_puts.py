@@ -29,17 +29,18 @@ async def slept_before(sim: Sim, effect: str) -> str:
 
 
 @pytest.mark.parametrize("mute", [False, True], ids=["answered", "not answered"])
-def test_a_sidecar_put_long_after_its_job_was_deleted_goes_too(mute: bool) -> None:
+@pytest.mark.parametrize("put", ["bucket.put_file", "bucket.put_bytes"], ids=["image", "sidecar"])
+def test_what_is_put_long_after_its_job_was_deleted_goes_too(put: str, mute: bool) -> None:
     async def main() -> list[str]:
         sim = Sim(random.Random(1), Manners(), Terms(), workers=2)
-        job_id = await slept_before(sim, "bucket.put_bytes")
+        job_id = await slept_before(sim, put)
         await sim.until(lambda: sim.job(job_id).ended, SLEEP_S / 2)
         assert await sim.delete(job_id) == 204
         await sim.until(sim.quiet, SLEEP_S)
         assert not sim.shelf.things
         assert any(worker.asleep for worker in sim.workers.values())
-        puts, sim.shelf.mute = sim.world.tally["bucket.put_bytes"], mute
-        await sim.until(lambda: sim.world.tally["bucket.put_bytes"] > puts, SLEEP_S)
+        puts, sim.shelf.mute = sim.world.tally[put], mute
+        await sim.until(lambda: sim.world.tally[put] > puts, SLEEP_S)
         await asyncio.sleep(HEALED_WITHIN_S)
         await sim.until(sim.quiet, HEALED_WITHIN_S)
         return sim.faults()
