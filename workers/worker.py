@@ -24,17 +24,17 @@ import inspect
 import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, Final, cast
+from typing import Any, ClassVar, Final, Self, cast
 from uuid import uuid4
 
 from rq import worker_registration
 from rq.exceptions import NoSuchJobError
 from rq.executions import Execution
-from rq.job import Job, _current_job, get_current_job
+from rq.job import Job, _current_job, get_current_job, parse_job_id
 from rq.results import Result
 from rq.serializers import JSONSerializer
 from rq.timeouts import TimerDeathPenalty
@@ -52,6 +52,7 @@ WAIT_S: Final = 1  # one wait for a bell; less than any socket timeout
 BEAT_S: Final = 10
 WORKER_TTL_S: Final = 60  # RQ forgets a dead worker a minute after this
 MAINTENANCE_S: Final = 60
+MOVED: Final = ("status", "origin", "enqueued_at", "timeout", "enqueue_at_front")  # what moving an entry writes
 
 # KEYS: the queue, its intermediate list. ARGV: how many, the prefix of job keys. What is no hash comes back as empty.
 CLAIM: Final = """
@@ -81,6 +82,7 @@ class Refused(NoSuchJobError):
 class ListedJob(Job):
     listed: ClassVar[tuple[str, ...]] = ()  # empty: what workers.tasks lists
     refused: ClassVar[int] = 0  # entries refused in this process
+    packed = False  # read without its call, to be moved
 
     def __init__(self, id: str | None = None, connection: Redis | None = None, serializer: object = None) -> None:  # noqa: A002, ARG002 RQ's signature
         """The serializer is JSON, whatever the worker was told: RQ's own default is pickle."""
@@ -114,6 +116,39 @@ class ListedJob(Job):
             log.warning("refused an entry: function %s: %s", ascii(verdict.name[:NAME_CHARS_MAX]), wrong)
             raise Refused
         self.description = verdict.name  # a stranger's may hold arguments, and RQ logs it
+
+    @classmethod
+    def fetch_many(cls, job_ids: Iterable[str], connection: Redis, serializer: object = None) -> list[Job | None]:  # noqa: ARG003 RQ's signature
+        """Entries that wait for others, strangers' too, which RQ moves into their queues and does not run.
+
+        So their calls may be unlisted: they stay packed, are neither inflated nor read, and cannot be run from here.
+        None: it is not there, or RQ cannot read it.
+        """
+        ids = [parse_job_id(job_id) for job_id in job_ids]
+        with connection.pipeline(transaction=False) as pipe:
+            for job_id in ids:
+                pipe.hgetall(cls.key_for(job_id))
+            found = pipe.execute(raise_on_error=False)
+        return [cls._packed(job_id, raw, connection) for job_id, raw in zip(ids, found, strict=True)]
+
+    @classmethod
+    def _packed(cls, job_id: str, raw: object, connection: Redis) -> Self | None:
+        if not raw or not isinstance(raw, dict):
+            return None
+        kept = {key: value for key, value in raw.items() if key not in {b"meta", b"result", b"exc_info"}}
+        try:
+            job = cls(job_id, connection)
+            job.packed = True
+            Job.restore(job, kept | {b"data": b""})
+        except Exception as error:  # noqa: BLE001 as in `restore`
+            log.warning("left an entry where it waits: its fields are unreadable: %s", trail(error))
+            return None
+        return job
+
+    def to_dict(self, *which: bool, **named: bool) -> dict[str, Any]:
+        """What RQ saves; of one that is packed nothing but what moving it changes."""
+        told = super().to_dict(*which, **named)
+        return {key: told[key] for key in MOVED if key in told} if self.packed else told
 
 
 class AsyncWorker(BaseWorker):

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import pytest
 import rq
+from rq.exceptions import DeserializationError
 from rq.job import Job
 
 from service.storage.connection import AsyncRedis, Redis
@@ -118,6 +119,72 @@ def test_no_hostile_entry_runs_under_a_stock_worker(sync: Redis, redis_url: str,
     assert ended.stderr.count("refused an entry") == len(names)
     assert str(tmp_path) not in ended.stderr + ended.stdout
     assert sync.keys("rq:job:hostile*") == []
+
+
+def wait_for_honest(redis: Redis, path: str) -> Fields:
+    """An honest entry, and behind it what waits for it: another service's call, a hostile one, and what is no entry."""
+    queue = rq.Queue("submit", connection=redis, serializer="json")
+    honest = queue.create_job(WRITE, (path,), job_id="honest")
+    honest.save()
+    rq.Queue("theirs", connection=redis).enqueue(
+        "theirs.after", Bomb(path + ".call"), job_id="after", depends_on=honest, meta={"for": Bomb(path + ".meta")}
+    )
+    queue.enqueue("os.mkdir", path + ".mkdir", job_id="mkdir", depends_on=honest)
+    redis.hset("rq:job:unreadable", "created_at", "yesterday")
+    redis.rpush("rq:job:no-hash", "x")
+    redis.sadd(honest.dependents_key, "unreadable", "no-hash", "not-there")
+    waiting = redis.hgetall("rq:job:after")
+    queue.enqueue_job(honest)
+    return waiting
+
+
+def moved(redis: Redis, was: Fields) -> bool:
+    """Whether the other service's entry is in its own queue, as it was."""
+    names, now = {b"status", b"enqueued_at", b"timeout"}, redis.hgetall("rq:job:after")
+    assert {key: now.get(key) for key in was.keys() - names} == {key: was[key] for key in was.keys() - names}
+    return (now[b"status"], redis.lrange("rq:queue:theirs", 0, -1)) == (b"queued", [b"after"])
+
+
+@pytest.mark.anyio
+async def test_what_waits_for_an_entry_is_moved_and_not_read(
+    connection: AsyncRedis, sync: Redis, tmp_path: Path
+) -> None:
+    waiting = wait_for_honest(sync, str(tmp_path / "honest"))
+    rq.Queue("submit", connection=sync, serializer="json").enqueue(WRITE, str(tmp_path / "last"), job_id="last")
+    worker = AsyncWorker("submit", connection, sync, slots=1, job_class=ChoreJob)
+    with open_desk() as desk:
+        running = asyncio.create_task(worker.run())
+        await desk.until(lambda: len(desk.noted) == 2)
+        worker.stop()
+        await running
+    assert Job.fetch("honest", sync, "json").is_finished
+    assert moved(sync, waiting)
+    assert files(tmp_path) == {"honest": "honest", "last": "last"}
+
+
+@pytest.mark.parametrize("worker", ["rq.worker.SimpleWorker", "rq.worker.Worker"])
+def test_a_stock_worker_too_moves_what_waits_and_does_not_read_it(
+    sync: Redis, redis_url: str, tmp_path: Path, worker: str
+) -> None:
+    waiting = wait_for_honest(sync, str(tmp_path / "honest"))
+    command = [sys.executable, "-m", "rq.cli", "worker", "--burst", "--url", redis_url, "--worker-class", worker]
+    guard = ["--job-class", "tests.contract.chores.ChoreJob", "--serializer", "json", "submit"]
+    ended = subprocess.run([*command, *guard], check=True, timeout=RUN_S, capture_output=True, text=True)
+    assert Job.fetch("honest", sync, "json").is_finished
+    assert moved(sync, waiting)
+    assert files(tmp_path) == {"honest": "honest"}
+    assert "refused an entry: function 'os.mkdir'" in ended.stderr
+    assert sync.keys("rq:job:mkdir") == []
+
+
+def test_what_is_fetched_in_bulk_cannot_be_run(sync: Redis, tmp_path: Path) -> None:
+    plant(sync, str(tmp_path / "honest"))
+    packed = [job for job in ChoreJob.fetch_many(["hostile-0", "honest", "a-list"], sync) if job]
+    assert [job.id for job in packed] == ["hostile-0", "honest"]
+    for job in packed:
+        with pytest.raises(DeserializationError):
+            job.perform()
+    assert files(tmp_path) == {}
 
 
 def test_every_hostile_entry_would_run_or_fail_under_rq_alone(sync: Redis, tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ When one of these is red after an upgrade, read the two files against the new RQ
 
 import asyncio
 import inspect
+import re
 from operator import attrgetter
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -27,9 +29,11 @@ from workers.worker import AsyncWorker
 
 PARTS: Final = {
     "executions.Execution.create": "job, ttl, pipeline, worker_name",
+    "job.Job.fetch_many": "job_ids, connection, serializer",
     "job.Job.prepare_for_execution": "self, worker_name, pipeline",
     "job.Job.refresh": "self",
     "job.Job.restore": "self, raw_data",
+    "job.Job.to_dict": "self, include_meta, include_result",
     "queue.Queue.enqueue": "self, f, args, kwargs",
     "queue.Queue.get_redis_server_version": "self",
     "results.Result.get_key": "job_id",
@@ -64,6 +68,17 @@ def test_the_other_parts_are_there() -> None:
     assert Job.redis_job_namespace_prefix == "rq:job:"
     queue = rq.Queue("submit", connection=connect_sync(NOWHERE, timeout_s=1))
     assert (queue.key, queue.intermediate_queue_key) == ("rq:queue:submit", "rq:queue:submit:intermediate")
+
+
+def test_what_rq_fetches_in_bulk_it_moves_or_asks_for_its_state() -> None:
+    """`ListedJob.fetch_many` judges nothing. RQ calls it of a job class that it was told in three places."""
+    sources = {path.name: path.read_text() for path in Path(rq.__file__).parent.rglob("*.py")}
+    callers = {name: re.findall(r"(?:self|cls)(?:\.job_class)?\.fetch_many\(", text) for name, text in sources.items()}
+    assert {name: found for name, found in callers.items() if found} == {
+        "job.py": ["self.fetch_many("],  # fetch_dependencies
+        "queue.py": ["self.job_class.fetch_many("],  # move_dependents_to_ready
+        "registry.py": ["self.job_class.fetch_many("],  # ReadyJobRegistry.enqueue_jobs
+    }
 
 
 def test_handed_a_pipeline_rq_sends_nothing_by_itself() -> None:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import pytest
 from rq import Queue
+from rq.job import Job
 
 from service.domain import layout
 from service.storage.connection import connect_sync
@@ -70,6 +71,24 @@ def test_what_is_wrong_with_a_batch_is_the_entrys_result(house: House) -> None:
     assert [error["pointer"] for error in told["errors"]] == ["/surprise", "/caller"]
     assert enqueued(house, "no-batch", "nonsense")["errors"][0]["detail"] == "Input should be an object"
     assert house.ledger()["submissions"] == [row for row in house.ledger()["submissions"] if row["prompt"] != "a boat"]
+
+
+def test_another_services_job_may_wait_for_a_handed_over_batch(house: House) -> None:
+    line = {"model": "flux-pro-1.1", "prompt": "a ferry", "width": 256, "height": 256}
+    with connect_sync(house.stack.addresses.redis_url, timeout_s=5) as client:
+        queue = Queue("batches", connection=client, serializer="json")
+        entry = queue.create_job("workers.tasks.submit_batch", ({"caller": "catalogue", "jobs": [line]},))
+        entry.save()
+        theirs = Queue("theirs", connection=client)  # pickles, as RQ does unless told otherwise
+        after = theirs.enqueue("theirs.after", {"batch": "ferries"}, depends_on=entry)
+        assert after.is_deferred
+        queue.enqueue_job(entry)
+        house.await_that(lambda: entry.get_status() in {"finished", "failed"}, WITHIN_S)
+        assert entry.is_finished
+        assert list(entry.return_value(refresh=True) or {}) == ["batch_id"]
+        house.await_that(lambda: theirs.job_ids == [after.id], WITHIN_S)
+        assert after.is_queued
+        assert Job.fetch(after.id, connection=client).args == ({"batch": "ferries"},)
 
 
 def test_a_batch_in_the_bucket_is_handed_over_by_its_key(house: House) -> None:

@@ -773,6 +773,27 @@ MECHANISMS: Final = (
         "tests/unit/test_signatures.py",
     ),
     Mechanism(
+        "what waits for an entry is moved, whoever's it is",
+        "workers/worker.py",
+        "    def fetch_many(cls, ",
+        "    def fetch_several(cls, ",
+        "tests/contract/test_listed_job.py",
+    ),
+    Mechanism(
+        "a moved entry stays as it was",
+        "workers/worker.py",
+        "return {key: told[key] for key in MOVED if key in told} if self.packed else told",
+        "return told",
+        "tests/contract/test_listed_job.py",
+    ),
+    Mechanism(
+        "a moved entry's call stays packed",
+        "workers/worker.py",
+        'kept | {b"data": b""}',
+        "kept",
+        "tests/contract/test_listed_job.py::test_what_is_fetched_in_bulk_cannot_be_run",
+    ),
+    Mechanism(
         "a slow name's one thread",
         "workers/resolver.py",
         "        if lookup := self._lookups.get(host):\n",
