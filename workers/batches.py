@@ -23,6 +23,7 @@ from service.domain.events import CancelAsked
 from service.domain.job import Job, Status
 from service.domain.successor import successor
 from service.intake import LINE_BYTES, Intake
+from service.late import with_late_task
 from service.manifest import Manifest
 from service.storage.bucket import Bucket
 from service.storage.desk import Desk
@@ -125,6 +126,7 @@ class Binder:
                 return known is not None and known.batch_id == batch.id
             if batch.status is BatchStatus.CANCELLED:
                 return False
+            old = await with_late_task(self._desk.store, old)
             new = successor(old, new_id)
             request = await self._inputs.copy(old, new_id) if new else None
             if new is None or request is None:

@@ -98,23 +98,24 @@ class Collector:
         return events.Polled(delay_s=self._timing.next_poll_s(waited_s), detail="not found" if gone else "")
 
     async def _look_up(self, job: Job, lease: Lease) -> None:
-        """A callback without proof named a task for the attempt whose outcome is unknown.
+        """A callback without proof named a task for an attempt whose outcome is unknown.
 
         Where there is such a task it is adopted, which the store refuses if it is another job's. What became of it is
         believed only then: a stranger may name a task that failed.
         """
         if job.candidate is None:
             return
-        answer = await self._flux.result(job.candidate)
+        attempt, answer = job.candidate_of or job.attempt, await self._flux.result(job.candidate)
         event: events.Event | None = None
         if isinstance(answer, Ready):
-            event = ready_event(answer, job.attempt, job.candidate, FoundBy.WEBHOOK, now_ms=lease.now())
+            event = ready_event(answer, attempt, job.candidate, FoundBy.WEBHOOK, now_ms=lease.now())
         elif isinstance(answer, Pending | Moderated | Failed):
             delay_s = await self._timing.first_poll_s(job.model) if isinstance(answer, Pending) else 0.0
-            event = events.TaskAccepted(attempt=job.attempt, provider_id=job.candidate, delay_s=delay_s)
+            event = events.TaskAccepted(attempt=attempt, provider_id=job.candidate, delay_s=delay_s)
         if event is not None:
             told = await self._desk.tell(job.id, event, patience_s=retry.REDIS_PATIENCE_S)
             if told.changed:
                 return
-        waits_till = (job.intent_at or 0) + round(self._terms.unknown_wait_s * 1000)
+        wait_s = await self._timing.unknown_wait_s(job.model, self._terms.unknown_wait_s)
+        waits_till = (job.intent_at or 0) + round(wait_s * 1000)
         await self._desk.decide(job, events.HintDropped(delay_s=max(0.0, (waits_till - lease.now()) / 1000)))

@@ -126,7 +126,7 @@ _HEARD: Final = {Proof.RIGHT: "believed", Proof.NONE: "hint", Proof.WRONG: "poll
 def event(job: Job, *, attempt: int, proof: Proof, callback: Callback | None, ready_until: int) -> Event | None:
     """What a callback for this attempt says to the job as it stands; None: nothing. Total."""
     if job.retried_by:
-        return None
+        return _late_task(job, attempt, proof, callback)
     if proof is Proof.WRONG:
         return events.Disproved()
     recorded = job.tasks.get(str(attempt))
@@ -135,8 +135,9 @@ def event(job: Job, *, attempt: int, proof: Proof, callback: Callback | None, re
         return None  # progress: a poll could not tell more
     provider_id = recorded or named
     if proof is Proof.NONE or callback is None or provider_id is None or (named and named != provider_id):
-        return events.Hinted(candidate=named)
-    return _believed(job, attempt, provider_id, callback, ready_until) or events.Hinted(candidate=named)
+        return events.Hinted(attempt=attempt, candidate=named)
+    believed = _believed(job, attempt, provider_id, callback, ready_until)
+    return believed or events.Hinted(attempt=attempt, candidate=named)
 
 
 def _believed(job: Job, attempt: int, provider_id: str, callback: Callback, ready_until: int) -> Event | None:
@@ -159,6 +160,13 @@ def _believed(job: Job, attempt: int, provider_id: str, callback: Callback, read
             delay_s = catalogue.typical_s(job.model)
             return events.TaskAccepted(attempt=attempt, provider_id=provider_id, delay_s=delay_s)
     return None
+
+
+def _late_task(job: Job, attempt: int, proof: Proof, callback: Callback | None) -> Event | None:
+    """Of a job that was retried while nobody knew of this purchase: its next retry finds the task on this record."""
+    if proof is not Proof.RIGHT or callback is None or callback.provider_id is None or str(attempt) in job.tasks:
+        return None
+    return events.TaskAccepted(attempt=attempt, provider_id=callback.provider_id)
 
 
 def _ends(callback: Callback | None) -> bool:

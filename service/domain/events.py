@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from service.domain.errors import ErrorCode, JobError
-from service.domain.job import FoundBy, Image, Job
+from service.domain.job import FoundBy, Image, Job, Status
 
 Patch = dict[str, Any]
 
@@ -170,8 +170,12 @@ class TaskAccepted(_OfAttempt):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _OfOpenAttempt(_OfAttempt):
+    """Not accepted, says the answer. Where the attempt has a task on record by then, a gateway has said so, not the
+    provider: what is known to be bought stays bought.
+    """
+
     def applies(self, job: Job) -> bool:
-        return self.attempt in job.open
+        return self.attempt in job.open and str(self.attempt) not in job.tasks
 
     def patch(self, job: Job) -> Patch:
         return {"open": without(job.open, self.attempt)}
@@ -304,20 +308,26 @@ class TaskFailed(_OfAttempt):
 class Hinted(Event):
     """A callback without right proof: nothing in it is believed, but a look at `get_result` is worth it.
 
+    While an outcome is not known that look is for the task that it names (`candidate`), and for the attempt whose
+    address it came to; else it is the job's next poll.
     At most `MOST` hints of one attempt bring a poll forward, so that a replay cannot make us poll for ever.
     """
 
     name: ClassVar[str] = "hinted"
     MOST: ClassVar[int] = 5
+    attempt: int = 0
     candidate: str | None = None
 
     def applies(self, job: Job) -> bool:
-        useful = bool(job.tasks) or self.candidate is not None
-        return useful and job.hints < self.MOST
+        if job.status is Status.SUBMITTING and (self.candidate is None or str(self.attempt) in job.tasks):
+            return False
+        return job.hints < self.MOST
 
     def patch(self, job: Job) -> Patch:
         patch: Patch = {"hints": job.hints + 1}
-        return patch if job.tasks else patch | {"candidate": self.candidate}
+        if job.status is Status.SUBMITTING:
+            patch |= {"candidate": self.candidate, "candidate_of": self.attempt}
+        return patch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

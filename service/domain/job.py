@@ -104,6 +104,7 @@ class Job:
     tasks: Mapping[str, str] = field(default_factory=dict)  # attempt -> provider's task id
     costs: Mapping[str, float] = field(default_factory=dict)  # attempt -> what the provider charged
     candidate: str | None = None  # a provider id that a callback without proof named; not yet confirmed
+    candidate_of: int = 0  # the attempt to whose address that callback came
     hints: int = 0  # callbacks without (right) proof that brought a poll forward
     polls: int = 0
     polled_at: int | None = None

@@ -45,23 +45,42 @@ def successor(old: Job, job_id: str, *, rerun: bool = False) -> Job | None:
         return fresh if rerun else _lost(fresh, code)
     if old.tasks and (running or code not in UNBOUGHT):
         return _asking(fresh, old)
-    # How one attempt ended says nothing of another, whose outcome is not known. Giving up closes the attempts, so that
-    # the record shows no purchase: the code alone tells that there may be one.
-    unsettled = old.open or old.untold
-    if (code in UNBOUGHT and not unsettled) or (not old.bought and code is not ErrorCode.OUTCOME_UNKNOWN) or rerun:
+    # Giving up closes the attempts, so that the record shows no purchase: the code alone tells that there may be one.
+    nothing_bought = code in UNBOUGHT or (not old.bought and code is not ErrorCode.OUTCOME_UNKNOWN)
+    if rerun or (nothing_bought and not _unsure(old)):
         return fresh
     return _lost(fresh, ErrorCode.OUTCOME_UNKNOWN)
 
 
+def _unsure(old: Job) -> bool:
+    """Whether an attempt may have been bought of which no task is known: however another one has ended."""
+    first_unknown = old.possible_duplicate and len(old.tasks) < 2
+    return first_unknown or old.untold or any(str(attempt) not in old.tasks for attempt in old.open)
+
+
+def enlightened(old: Job, ancestor: Job) -> Job:
+    """`old`, which began lost, with the tasks that a job before it has come to know since."""
+    return replace(
+        old,
+        attempt=ancestor.attempt,
+        tasks=ancestor.tasks,
+        costs=ancestor.costs,
+        intent_at=ancestor.intent_at,
+        submitted_at=ancestor.submitted_at,
+    )
+
+
 def _asking(fresh: Job, old: Job) -> Job:
-    """Its first poll finds the image again, or what has become of the task."""
+    """Its first poll finds the image again, or what has become of the task. A POST whose outcome is not known yet stays
+    the old job's: this one would not know what to ask for.
+    """
     return replace(
         fresh,
         status=Status.GENERATING,
         attempt=old.attempt,
         tasks=old.tasks,
         costs=old.costs,
-        open=old.open,
+        open=tuple(attempt for attempt in old.open if str(attempt) in old.tasks),
         intent_at=old.intent_at,
         submitted_at=old.submitted_at,
         possible_duplicate=old.possible_duplicate,

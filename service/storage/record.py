@@ -92,6 +92,7 @@ _READ: Final[Mapping[str, Callable[[str], Any]]] = {
     "tasks": _object,
     "costs": _object,
     "candidate": _optional(str),
+    "candidate_of": int,
     "hints": int,
     "polls": int,
     "polled_at": _optional(int),

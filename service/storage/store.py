@@ -88,7 +88,7 @@ class Store(Reads):
     ) -> Written:
         """Put a new job on record; its `created_at` (and `finished_at`, if it begins ended) are Redis's time.
 
-        `takes_over`: the job that this one retries; its provider tasks and its slot become the new job's.
+        `takes_over`: the job that this one retries; its provider tasks, and a slot for them, become the new job's.
         Raises Unconfirmed when the record is there but too few replicas said so.
         """
         if idempotency is not None:
@@ -99,6 +99,7 @@ class Store(Reads):
             "idem_hash": idempotency and idempotency.body,
             "retry_of": takes_over and takes_over.id,
             "old_version": takes_over and str(takes_over.version),
+            "left": takes_over and record.compact([each for each in takes_over.open if each not in job.open]),
             "digest": (takes_over and takes_over.digest) or None,
         }
         reply = await self._run("create", arguments, fields, confirm=True)

@@ -237,6 +237,37 @@ async def test_an_unknown_outcome_is_bought_again_only_with_rerun(alice: httpx.A
         assert (await alice.post(f"/v1/jobs/{second}/retry", params={"rerun": unclear})).status_code == 422
 
 
+async def test_a_purchase_that_is_known_only_after_the_retry_is_found_by_the_next_one(
+    alice: httpx.AsyncClient, desk: Desk
+) -> None:
+    intended, known = accepted()
+    job_id = await ordered(alice)
+    await move(desk, job_id, intended, events.CancelAsked())
+    lost = (await alice.post(f"/v1/jobs/{job_id}/retry")).json()
+    again = (await alice.post(f"/v1/jobs/{lost['id']}/retry")).json()
+    await move(desk, job_id, known)
+    last = (await alice.post(f"/v1/jobs/{again['id']}/retry")).json()
+    assert [each["status"] for each in (lost, again, last)] == ["failed", "failed", "generating"]
+    new, old = await desk.store.get(last["id"]), await desk.store.get(job_id)
+    assert new
+    assert old
+    assert (new.tasks, new.open, old.open) == ({"1": "task-1"}, (), (1,)), "its slot stays where it is known to be open"
+
+
+async def test_a_retry_leaves_an_attempt_of_unknown_outcome_with_its_slot_to_the_old_job(
+    alice: httpx.AsyncClient, desk: Desk
+) -> None:
+    job_id = await ordered(alice)
+    await move(desk, job_id, accepted()[0], events.Intended(attempt=2), accepted()[1], events.CancelAsked())
+    new_id = (await alice.post(f"/v1/jobs/{job_id}/retry")).json()["id"]
+    await move(desk, job_id, events.TaskAccepted(attempt=2, provider_id="task-2"))
+    new, old = await desk.store.get(new_id), await desk.store.get(job_id)
+    assert new
+    assert old
+    assert (new.open, old.open, old.tasks) == ((1,), (2,), {"1": "task-1", "2": "task-2"})
+    assert (await desk.store.figures()).slots == 2
+
+
 async def test_a_deleted_job_is_gone_and_its_objects_are_due_to_be_erased(
     web: Serving, alice: httpx.AsyncClient, desk: Desk
 ) -> None:

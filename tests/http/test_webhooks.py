@@ -8,6 +8,7 @@ import itertools
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Self
 
 import httpx
@@ -285,6 +286,16 @@ JOB = Job(
 )  # fmt: skip
 FIVE = ({"task_id": "task-1", "status": "processing", "progress": 0.2}, {"id": "task-1", "status": "Pending"}, OLD, NEW,
         {"id": "task-1", "status": "Ready", "result": None})  # fmt: skip
+
+
+def test_a_callback_of_a_job_that_was_retried_too_early_puts_its_task_on_record() -> None:
+    """Its outcome was not known when it was retried, so the retry has no task to ask for."""
+    lost = replace(JOB, status=Status.CANCELLED, tasks={}, provider_id=None, retried_by="job_new")
+    callback = answers.callback_payload(json.dumps(NEW).encode())
+    said = partial(event, attempt=1, callback=callback, ready_until=1)
+    assert said(lost, proof=Proof.RIGHT) == events.TaskAccepted(attempt=1, provider_id="task-1")
+    assert said(lost, proof=Proof.NONE) is None
+    assert said(replace(lost, tasks={"1": "task-1"}), proof=Proof.RIGHT) is None, "handed over already"
 
 
 @pytest.mark.parametrize("early", [False, True])

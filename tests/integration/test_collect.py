@@ -123,6 +123,23 @@ async def test_a_hint_that_nobody_knows_is_dropped_and_the_wait_goes_on(bench: B
         assert (await at.submit(job.id)).possible_duplicate
 
 
+async def test_a_hint_for_an_earlier_attempt_is_adopted_as_that_ones(bench: Bench) -> None:
+    """While the second POST is under way: its own answer finds its own place on the record."""
+    async with bench.steps() as at:
+        bench.turn(drop_answer=1)
+        job_id = await at.new("a lighthouse")
+        await at.submit(job_id)
+        await at.hasten(job_id)
+        await at.submit(job_id)
+        first, second = bench.submissions()
+        bench.call_back(first, task_id=first["id"], status="SUCCESS", result={"sample": "http://127.0.0.1/x.png"})
+        job = await at.collect(job_id)
+        assert job.tasks == {"1": first["id"]}
+        second_known = events.TaskAccepted(attempt=2, provider_id=second["id"])
+        assert (await at.house.desk.tell(job_id, second_known)).changed
+        assert (await at.job(job_id)).open == (1, 2)
+
+
 # ---- looking -------------------------------------------------------------------------------------------------------
 
 

@@ -852,16 +852,60 @@ MECHANISMS: Final = (
     Mechanism(
         "a hint's task is adopted before its end is believed",
         "workers/collect.py",
-        "            event = events.TaskAccepted(attempt=job.attempt, provider_id=job.candidate, delay_s=delay_s)\n",
-        "            event = ended_event(answer, job.attempt, job.candidate, 0) or events.TaskAccepted(\n"
-        "                attempt=job.attempt, provider_id=job.candidate, delay_s=delay_s\n            )\n",
+        "            event = events.TaskAccepted(attempt=attempt, provider_id=job.candidate, delay_s=delay_s)\n",
+        "            event = ended_event(answer, attempt, job.candidate, 0) or events.TaskAccepted(\n"
+        "                attempt=attempt, provider_id=job.candidate, delay_s=delay_s\n            )\n",
         "tests/integration/test_collect.py",
+    ),
+    Mechanism(
+        "a hint is for the attempt whose address it came to",
+        "workers/collect.py",
+        "attempt, answer = job.candidate_of or job.attempt, ",
+        "attempt, answer = job.attempt, ",
+        "tests/integration/test_collect.py",
+    ),
+    Mechanism(
+        "no hint without a task ends a wait for an outcome",
+        "service/domain/events.py",
+        "(self.candidate is None or str(self.attempt) in job.tasks)",
+        "False",
+        "tests/unit/test_lifecycle.py",
+    ),
+    Mechanism(
+        "what is known to be bought is not refused any more",
+        "service/domain/events.py",
+        "        return self.attempt in job.open and str(self.attempt) not in job.tasks\n\n    def patch(self, job: Job) -> Patch:\n"
+        '        return {"open": without(job.open, self.attempt)}\n',
+        "        return self.attempt in job.open\n\n    def patch(self, job: Job) -> Patch:\n"
+        '        return {"open": without(job.open, self.attempt)}\n',
+        "tests/unit/test_lifecycle.py",
+    ),
+    Mechanism(
+        "nothing is bought anew while an earlier attempt is unsure",
+        "service/domain/successor.py",
+        "(nothing_bought and not _unsure(old))",
+        "nothing_bought",
+        "tests/unit/test_successor.py",
+    ),
+    Mechanism(
+        "a purchase known too late is found by the next retry",
+        "service/late.py",
+        "            return enlightened(old, ancestor)\n",
+        "            return old\n",
+        "tests/http/test_jobs_api.py",
+    ),
+    Mechanism(
+        "a late callback of a retried job is put on record",
+        "service/api/webhooks.py",
+        "        return _late_task(job, attempt, proof, callback)\n",
+        "        return None\n",
+        "tests/http/test_webhooks.py",
     ),
     Mechanism(
         "a POST that still runs stays the retried job's",
         "service/storage/lua/jobs.lua",
-        "  if a.holds_slot then call('HSET', old, 'open', '[]') end\n",
-        "  call('HSET', old, 'open', '[]')\n",
+        "  call('HSET', old, 'retried_by', a.id, 'open', a.left)\n",
+        "  call('HSET', old, 'retried_by', a.id, 'open', '[]')\n",
         "tests/contract/test_store.py",
     ),
     Mechanism(

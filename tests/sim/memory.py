@@ -133,7 +133,7 @@ class Memory(Batched, Rebuilt, Noticed):
 
     def _hand_over(self, a: Args) -> None:
         old = a["retry_of"]
-        self._write(old, {"retried_by": a["id"]} | ({"open": "[]"} if a["holds_slot"] else {}), ())
+        self._write(old, {"retried_by": a["id"], "open": a["left"]}, ())
         if self.jobs[old]["open"] == "[]":
             self._hold(old, self.jobs[old]["group"], holds=False)
             if self.jobs[old].get("sidecar") == "1":

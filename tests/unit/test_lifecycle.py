@@ -41,7 +41,7 @@ EVENTS: dict[type[e.Event], st.SearchStrategy[e.Event]] = {
     e.Ready: st.builds(e.Ready, attempt=attempts, provider_id=tasks, url=st.just("https://x/y")),
     e.Moderated: st.builds(e.Moderated, attempt=attempts),
     e.TaskFailed: st.builds(e.TaskFailed, attempt=attempts),
-    e.Hinted: st.builds(e.Hinted, candidate=st.none() | tasks),
+    e.Hinted: st.builds(e.Hinted, attempt=attempts, candidate=st.none() | tasks),
     e.Disproved: st.builds(e.Disproved),
     e.PullFailed: st.builds(e.PullFailed),
     e.Spooled: st.builds(e.Spooled, spool=st.sampled_from(["spool-a", "spool-b"]), delay_s=st.just(9.0)),
@@ -154,6 +154,12 @@ def test_a_callback_before_the_submit_answer_is_not_lost() -> None:
     assert after(early, e.TaskAccepted(attempt=1, provider_id="task-a")) == early
 
 
+@pytest.mark.parametrize("refusal", [e.Refused, e.Throttled, e.Held, e.Exhausted, e.Rejected])
+def test_what_is_known_to_be_bought_is_not_refused_any_more(refusal: type[e.Refused]) -> None:
+    """A callback has told of the task; then a gateway answers the POST in the provider's place."""
+    assert decide(generating(), refusal(attempt=1)) is None
+
+
 def test_the_first_of_two_attempts_that_is_ready_is_collected() -> None:
     twice = after(after(submitting(), e.Intended(attempt=2)), e.TaskAccepted(attempt=2, provider_id="task-b"))
     first = after(twice, e.Ready(attempt=1, provider_id="task-a", url="https://x/y"))
@@ -204,6 +210,20 @@ def test_a_hint_is_looked_up_by_the_collector_and_at_most_five_times() -> None:
         assert change.queue is Queue.COLLECT
         job = after(job, e.Hinted(candidate="task-a"))
     assert decide(job, e.Hinted(candidate="task-a")) is None
+
+
+def test_a_hint_is_for_the_attempt_whose_address_it_came_to() -> None:
+    twice = after(submitting(), e.Intended(attempt=2))
+    hinted = after(twice, e.Hinted(attempt=1, candidate="task-a"))
+    assert (hinted.candidate, hinted.candidate_of) == ("task-a", 1)
+
+
+def test_a_hint_that_names_nothing_new_does_not_shorten_the_wait_for_an_outcome() -> None:
+    """Or the job would be posted again at once: what comes due in `submitting` without a candidate is out of time."""
+    again = replace(submitting(), attempt=2, open=(2,), tasks={"1": "task-a"})
+    for hint in (e.Hinted(attempt=2), e.Hinted(attempt=1, candidate="task-a"), e.Hinted()):
+        assert decide(again, hint) is None
+    assert after(again, e.Hinted(attempt=2, candidate="task-b")).candidate == "task-b"
 
 
 def test_ended_states_have_no_way_out() -> None:

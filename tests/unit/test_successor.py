@@ -6,7 +6,7 @@ import pytest
 
 from service.domain.errors import ErrorCode, JobError
 from service.domain.job import Image, Job, Status
-from service.domain.successor import successor
+from service.domain.successor import enlightened, successor
 
 OLD = Job(id="job_old", caller="alice", model="flux-dev", request={"prompt": "a fox"}, status=Status.FAILED, version=7)
 BOUGHT = {"attempt": 1, "tasks": {"1": "task-1"}, "provider_id": "task-1", "submitted_at": 5, "costs": {"1": 0.04}}
@@ -53,6 +53,9 @@ def test_a_task_that_still_runs_keeps_its_slot_even_after_a_failure() -> None:
         failed(ErrorCode.OUTCOME_UNKNOWN, attempt=1),
         failed(ErrorCode.OUTCOME_UNKNOWN, attempt=2, possible_duplicate=True),
         replace(OLD, status=Status.CANCELLED, attempt=1, open=(1,)),
+        failed(ErrorCode.PROVIDER_ERROR, attempt=5, possible_duplicate=True),
+        failed(ErrorCode.MODERATED, attempt=2, possible_duplicate=True, tasks={"2": "task-2"}),
+        failed(ErrorCode.PROVIDER_REJECTED, attempt=2, untold=True),
     ],
 )
 def test_an_unknown_outcome_is_bought_again_only_if_the_caller_says_so(old: Job) -> None:
@@ -61,6 +64,24 @@ def test_an_unknown_outcome_is_bought_again_only_if_the_caller_says_so(old: Job)
     assert new.error
     assert new.error.code is ErrorCode.OUTCOME_UNKNOWN
     assert retry(old, rerun=True).status is Status.QUEUED
+
+
+def test_two_purchases_that_are_both_known_to_have_failed_leave_nothing_unknown() -> None:
+    tasks = {"1": "task-1", "2": "task-2"}
+    assert retry(failed(ErrorCode.PROVIDER_ERROR, attempt=2, possible_duplicate=True, tasks=tasks)).tasks == {}
+
+
+def test_an_attempt_whose_outcome_is_not_known_yet_stays_the_old_jobs() -> None:
+    """The new one would not know what to ask for, and wait for it till its time is over."""
+    old = failed(ErrorCode.DEADLINE_EXCEEDED, **BOUGHT | {"attempt": 2, "open": (1, 2)})
+    assert retry(old).open == (1,)
+
+
+def test_what_a_job_has_come_to_know_serves_the_retry_of_its_lost_retry() -> None:
+    lost = failed(ErrorCode.OUTCOME_UNKNOWN)
+    new = retry(enlightened(lost, failed(ErrorCode.DEADLINE_EXCEEDED, **BOUGHT)))
+    assert (new.status, new.tasks, new.provider_id, new.open) == (Status.GENERATING, {"1": "task-1"}, "task-1", ())
+    assert (new.submitted_at, new.costs, new.attempt) == (5, {"1": 0.04}, 1)
 
 
 def test_an_expired_result_is_bought_again_only_if_the_caller_says_so() -> None:

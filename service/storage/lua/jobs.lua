@@ -21,12 +21,11 @@ local function close(id, batch)
   if call('SCARD', P .. 'closed:' .. batch) >= total then call('ZADD', P .. 'due', int(now), 'batch:' .. batch) end
 end
 
--- The old job hands over its purchase and its slot to the one that retries it. A POST whose outcome is not known yet
--- stays its own: the new job would not know what to ask for, and the provider may count it.
+-- The old job hands over its purchase and its slot to the one that retries it. `left`: its attempts that are still open;
+-- a POST whose outcome is not known yet stays its own, with a slot, since the provider may count it.
 local function hand_over()
   local old = P .. 'job:' .. a.retry_of
-  call('HSET', old, 'retried_by', a.id)
-  if a.holds_slot then call('HSET', old, 'open', '[]') end
+  call('HSET', old, 'retried_by', a.id, 'open', a.left)
   call('HINCRBY', old, 'version', 1)
   seal(a.retry_of)
   local r = call('HMGET', old, 'open', 'sidecar', 'group')
