@@ -170,8 +170,8 @@ class TaskAccepted(_OfAttempt):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _OfOpenAttempt(_OfAttempt):
-    """Not accepted, says the answer. Where the attempt has a task on record by then, a gateway has said so, not the
-    provider: what is known to be bought stays bought.
+    """Of an attempt that may still be accepted. One that has a task on record was: who says otherwise is a gateway, not
+    the provider, and what is known to be bought stays bought.
     """
 
     def applies(self, job: Job) -> bool:
@@ -230,13 +230,13 @@ class Rejected(_OfOpenAttempt):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OutcomeUnknown(_OfAttempt):
+class OutcomeUnknown(_OfOpenAttempt):
     """The bytes left and no answer says what became of them."""
 
     name: ClassVar[str] = "outcome_unknown"
 
-    def applies(self, job: Job) -> bool:
-        return self.attempt in job.open and str(self.attempt) not in job.tasks
+    def patch(self, job: Job) -> Patch:  # noqa: ARG002 -- as the base says
+        return {}
 
 
 # ---- what the provider says of a task ----------------------------------------------------------------------------

@@ -874,10 +874,8 @@ MECHANISMS: Final = (
     Mechanism(
         "what is known to be bought is not refused any more",
         "service/domain/events.py",
-        "        return self.attempt in job.open and str(self.attempt) not in job.tasks\n\n    def patch(self, job: Job) -> Patch:\n"
-        '        return {"open": without(job.open, self.attempt)}\n',
-        "        return self.attempt in job.open\n\n    def patch(self, job: Job) -> Patch:\n"
-        '        return {"open": without(job.open, self.attempt)}\n',
+        "return self.attempt in job.open and str(self.attempt) not in job.tasks",
+        "return self.attempt in job.open",
         "tests/unit/test_lifecycle.py",
     ),
     Mechanism(
