@@ -30,7 +30,7 @@ def view(job: Job, *, status: Status | None = None) -> dict[str, Any]:
         "provider_id": job.task,
         "attempts": job.attempt,
         "possible_duplicate": job.possible_duplicate,
-        "unsettled": bool(job.open) or job.untold,
+        "unsettled": not job.sealed and (bool(job.open) or job.untold),
         "found_by": job.found_by,
         "cost": round(sum(job.costs.values()), 6) if job.costs else None,
         "image": job.image.to_dict() if job.image else None,

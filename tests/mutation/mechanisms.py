@@ -257,7 +257,7 @@ MECHANISMS: Final = (
     Mechanism(
         "the sidecar tells of an attempt that nobody heard of",
         "service/domain/view.py",
-        '"unsettled": bool(job.open) or job.untold,',
+        '"unsettled": not job.sealed and (bool(job.open) or job.untold),',
         '"unsettled": False,',
         "tests/sim/test_rebuild_crashes.py",
     ),
@@ -273,13 +273,6 @@ MECHANISMS: Final = (
         "service/domain/view.py",
         '"provider_id": job.task,',
         '"provider_id": job.provider_id,',
-        "tests/unit/test_view.py",
-    ),
-    Mechanism(
-        "one attempt's end says nothing of another",
-        "service/domain/successor.py",
-        "(code in UNBOUGHT and not unsettled)",
-        "code in UNBOUGHT",
         "tests/unit/test_view.py",
     ),
     Mechanism(
