@@ -83,9 +83,12 @@ class Puller:
 
     async def _fetch(self, job: Job, lease: Lease) -> None:
         if job.result_url is None or lease.now() > (job.result_expires_at or 0) + GRACE_MS:
-            await self._ask_again(job, lease)
+            await self._ask_again(job, lease, tried=None)
             return
-        got = await self._fetcher.fetch(job.result_url)
+        await self._take(job, lease, await self._fetcher.fetch(job.result_url))
+
+    async def _take(self, job: Job, lease: Lease, got: Fetched | DownloadFailure | NotAnImage) -> None:
+        """What a URL gave."""
         match got:
             case DownloadFailure():
                 await self._not_pulled(job, lease, got)
@@ -183,7 +186,7 @@ class Puller:
     async def _not_pulled(self, job: Job, lease: Lease, failure: DownloadFailure) -> None:
         match failure.kind:
             case FailureKind.EXPIRED:
-                await self._ask_again(job, lease)
+                await self._ask_again(job, lease, tried=job.result_url)
             case FailureKind.REFUSED | FailureKind.TOO_LARGE:
                 await self._lost(job, lease, ErrorCode.RESULT_INVALID, f"the image was not pulled: {failure.detail}")
             case FailureKind.TRUNCATED:
@@ -193,8 +196,11 @@ class Puller:
             case FailureKind.LOCAL:
                 await self._later(job, failure.detail, serves=True)
 
-    async def _ask_again(self, job: Job, lease: Lease) -> None:
-        """The URL is dead. The provider may give a fresh one; an earlier step of ours may have put the image."""
+    async def _ask_again(self, job: Job, lease: Lease, tried: str | None) -> None:
+        """The URL is dead, or should be. The provider may give a fresh one; an earlier step may have put the image.
+
+        `tried`: what this step has pulled from in vain.
+        """
         try:
             own = await self._bucket.find_image(job.id)
             image = await self._adopted(job, own.key) if own else None
@@ -204,13 +210,15 @@ class Puller:
         if image is not None:
             await self._seal(job, lease, image)
             return
-        await self._heed(job, lease, await self._flux.result(job.provider_id or ""))
+        await self._heed(job, lease, await self._flux.result(job.provider_id or ""), tried)
 
-    async def _heed(self, job: Job, lease: Lease, answer: Answer) -> None:
+    async def _heed(self, job: Job, lease: Lease, answer: Answer, tried: str | None) -> None:
         """What the provider says of an image whose URL gave nothing. One 403 or 404 before its time is no death."""
         alive = job.result_url is not None and lease.now() < (job.result_expires_at or 0)
         gave_up = job.asked_at is not None and lease.now() - job.asked_at > self._patience_ms
         match answer:
+            case Ready(url=url) if url != tried and (gave_up or url == job.result_url):
+                await self._try_once(job, lease, answer, last=gave_up)
             case _ if gave_up:
                 detail = "the image could not be had from any URL in time"
                 await self._lost(job, lease, ErrorCode.RESULT_EXPIRED, detail)
@@ -223,6 +231,19 @@ class Puller:
                 await self._lost(job, lease, ErrorCode.RESULT_EXPIRED, detail)
             case _:
                 await self._later(job, "the URL gave nothing, and the provider no other", serves=False)
+
+    async def _try_once(self, job: Job, lease: Lease, ready: Ready, *, last: bool) -> None:
+        """The image is not given up while the provider gives a URL for it that nobody has tried: when it dies may be a
+        guess of ours. `last`: nor is it waited for any longer.
+        """
+        got = await self._fetcher.fetch(ready.url)
+        kind = got.kind if isinstance(got, DownloadFailure) else None
+        if kind is FailureKind.UNAVAILABLE and not last:
+            await self._later(job, "the image cannot be reached where the provider says it is", serves=False)
+        elif kind in (FailureKind.UNAVAILABLE, FailureKind.EXPIRED):
+            await self._heed(job, lease, ready, tried=ready.url)
+        else:
+            await self._take(job, lease, got)
 
     async def _broken(self, job: Job, lease: Lease, detail: str) -> None:
         """The bytes are no image: pulled again a few times, since a cut transfer looks the same."""

@@ -17,6 +17,8 @@ from service.domain.view import view
 from service.storage.store import PREFIX
 from tests.cutting_proxy import CuttingProxy
 from tests.steps import HOUR_S, Bench, Steps, comes, order_of, picture
+from workers.download import DownloadFailure, FailureKind
+from workers.fetch import Fetcher
 
 pytest_plugins = ["tests.fixtures_steps"]
 pytestmark = [pytest.mark.anyio, pytest.mark.processes]
@@ -479,6 +481,7 @@ async def test_however_long_ago_an_image_was_ready_a_fresh_url_is_tried(bench: B
 
 
 async def test_fresh_urls_that_give_nothing_are_not_asked_for_for_ever(bench: Bench) -> None:
+    bench.turn(url_life_s=0)
     async with bench.steps() as at, bench.steps(generation_timeout_s=0.0) as impatient:
         job = await ready(bench, at)
         dead = events.Refreshed(url=f"{job.result_url}0", expires_at=1)
@@ -508,6 +511,43 @@ async def test_an_image_at_a_long_signed_url_is_pulled(bench: Bench) -> None:
         long = f"{job.result_url}&x-amz-security-token={'a' * 4_000}"
         await at.tell(job.id, events.Refreshed(url=long, expires_at=job.result_expires_at))
         bench.audit_job(await at.collect(job.id))
+
+
+async def overdue(bench: Bench, at: Steps) -> Job:
+    """A job whose URL should have died two minutes ago, as we had guessed, and which the provider gives once more."""
+    bench.turn(fresh_url=0)
+    job = await ready(bench, at)
+    two_minutes_ago = await at.house.desk.store.now_ms() - 120_000
+    return await at.tell(job.id, events.Refreshed(url=job.result_url or "", expires_at=two_minutes_ago))
+
+
+async def test_a_url_that_outlives_our_guess_gives_the_image(bench: Bench) -> None:
+    async with bench.steps() as at:
+        bench.audit_job(await at.collect((await overdue(bench, at)).id))
+
+
+async def test_a_last_fresh_url_is_tried_after_any_patience(bench: Bench) -> None:
+    """All workers were away for long after the provider was first asked."""
+    async with bench.steps() as at, bench.steps(generation_timeout_s=0.0) as impatient:
+        job = await ready(bench, at)
+        await at.tell(job.id, events.Refreshed(url=f"{job.result_url}0", expires_at=1))
+        bench.audit_job(await impatient.collect(job.id))
+
+
+class Unreachable(Fetcher):
+    async def fetch(self, url: str) -> DownloadFailure:
+        return DownloadFailure(FailureKind.UNAVAILABLE, "no route")
+
+
+@pytest.mark.parametrize(("patience_s", "status"), [(900.0, "collecting"), (0.0, "failed")])
+async def test_a_url_beyond_our_guess_that_cannot_be_reached_is_waited_for_within_the_patience(
+    bench: Bench, patience_s: float, status: str
+) -> None:
+    async with bench.steps(generation_timeout_s=patience_s) as at:
+        job = await overdue(bench, at)
+        puller = at.house.collector._puller
+        puller._fetcher = Unreachable(puller._fetcher._shards, puller._fetcher._hosts, puller._fetcher._directory)
+        assert (await at.collect(job.id)).status == status
 
 
 async def test_an_image_whose_url_died_for_good_is_lost(bench: Bench) -> None:

@@ -374,6 +374,13 @@ MECHANISMS: Final = (
         "tests/integration/test_collect.py::test_an_image_at_a_long_signed_url_is_pulled",
     ),
     Mechanism(
+        "no URL is given up untried",
+        "workers/pull.py",
+        "if url != tried and (gave_up or url == job.result_url):",
+        "if False:",
+        "tests/integration/test_collect.py",
+    ),
+    Mechanism(
         "only one's own intent is taken back",
         "service/storage/desk.py",
         "if following is None or (await self._write(change, event_id, until)).outcome is not Outcome.ALREADY:",
