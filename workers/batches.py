@@ -79,8 +79,9 @@ class Binder:
 
     async def _step(self, batch: Batch) -> None:
         """One stretch of what is due; it says itself when it wants to be looked at again."""
-        if batch.status is BatchStatus.STAGING:  # its upload's lease has run out
-            await self._intake.clear(batch.id)
+        if batch.status is BatchStatus.STAGING:  # its upload was abandoned, or its lease has run out
+            if not await self._intake.clear(batch.id, self._terms.lease_s):
+                await self._soon(batch)
         elif batch.rest:
             await (self._retry_lines if batch.retry_of else self._unfold)(batch)
             await self._soon(batch)

@@ -34,7 +34,6 @@ from service.ndjson import pour
 from service.storage.batches import Began, Beginning, Enrolled
 from service.storage.connection import RedisError
 from service.storage.desk import Desk
-from service.storage.objects import BucketError
 from service.storage.terms import Bell, Unconfirmed
 
 PATH: Final = "/v1/batches"
@@ -149,7 +148,7 @@ def media_type(scope: Scope) -> str:
 
 @asynccontextmanager
 async def _nothing_stays(upload: Upload) -> AsyncIterator[None]:
-    """Whatever is raised inside, nothing of the upload is left, and its key is free at once."""
+    """Whatever is raised inside, the key of the upload is free at once; images that it has in the bucket go soon."""
     try:
         yield
     except Exception:
@@ -159,7 +158,7 @@ async def _nothing_stays(upload: Upload) -> AsyncIterator[None]:
 
 async def _abandoned(upload: Upload) -> None:
     """Where that fails, too, the lease runs out, and then the same happens."""
-    with suppress(RedisError, BucketError):
+    with suppress(RedisError):
         await upload.abandon()
 
 

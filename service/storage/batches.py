@@ -107,9 +107,13 @@ class Batches:
         reply = await self._run("enroll", told, confirm=True)
         return Enrolled(reply[0]), reply[3] if len(reply) > 3 else batch.id
 
-    async def discard(self, batch_id: str) -> None:
-        """Forget an upload that is not whole. Its inputs must have gone from the bucket before."""
-        await self._run("discard", {"id": batch_id})
+    async def discard(self, batch_id: str) -> bool:
+        """Forget an upload that is not whole; False: first its inputs must go from the bucket, which is due now."""
+        return bool((await self._run("discard", {"id": batch_id}))[0] != "clearing")
+
+    async def cleared(self, batch_id: str, job_ids: Sequence[str], lease_s: float) -> None:
+        """These jobs of such an upload have no inputs any more; nobody else looks at it for so long."""
+        await self._run("cleared", {"id": batch_id, "lease_ms": round(lease_s * 1000)}, words=job_ids)
 
     async def inputs(self, batch_id: str, most: int) -> list[str]:
         """Jobs of an upload whose images are in the bucket."""

@@ -178,6 +178,37 @@ async def test_a_discarded_upload_leaves_nothing_and_frees_its_key(store: Store)
     assert (await store.figures()).due == 1
 
 
+async def test_a_discarded_upload_with_inputs_frees_its_key_and_is_due_until_all_are_cleared(store: Store) -> None:
+    batches, staged = store.batches, [replace(each, staged=True) for each in lines(3)]
+    first, second, third = (each.job.id for each in staged)
+    await batches.open(ID, "alice", "key")
+    await batches.stage(ID, "alice", "key", staged)
+    assert not await batches.discard(ID)
+    assert (await batches.open(OTHER, "alice", "key")).began is Began.OPENED
+    assert not await batches.stage(ID, "alice", None, [])
+    assert await batches.attend(ID, 12.0)
+    assert not await batches.discard(ID)
+    assert not await batches.attend(ID, 12.0), "somebody is at it"
+    await batches.cleared(ID, [first], 12.0)
+    assert await batches.inputs(ID, 10) == [second, third]
+    await batches.cleared(ID, [second, third], 12.0)
+    assert await batches.discard(ID)
+    assert await batches.get(ID) is None
+    assert (await store.figures()).due == 1
+
+
+async def test_who_clears_an_upload_away_keeps_it_for_as_long_as_he_goes_on(store: Store) -> None:
+    await store.batches.open(ID, "alice", None)
+    await store.batches.stage(ID, "alice", None, [replace(line(0), staged=True)])
+    for seconds in (0, 12.0):
+        await store.batches.cleared(ID, (), seconds)
+        assert await store.batches.attend(ID, 0) is (seconds == 0)
+    await store.batches.cleared(ID, [line(0).job.id], 12.0)
+    await store.batches.discard(ID)
+    await store.batches.cleared(ID, [], 12.0)  # by one that had slept
+    assert (await store.figures()).due == 0
+
+
 async def test_a_sealed_batch_cannot_be_discarded(store: Store) -> None:
     await enroll(store, lines(1))
     await store.batches.discard(ID)

@@ -8,9 +8,11 @@ from typing import Any
 
 import httpx
 import pytest
+from boto3.session import Session  # type: ignore[import-untyped]  # boto3 has no py.typed
 
 from service.storage.bucket import Bucket
 from service.storage.desk import Desk
+from service.storage.objects import BucketConfig
 from service.storage.store import PREFIX
 from tests.batches import NDJSON, ORDER, WITHIN_S, Worker, keys, keys_once, named, rows
 from tests.serving import PEOPLE, Serving, person, serving
@@ -104,6 +106,29 @@ async def test_all_bad_lines_are_named_and_nothing_is_made(alice: httpx.AsyncCli
         (2, ""), (3, "/width"), (3, "/colour"), (4, ""), (6, ""),
     ]  # fmt: skip
     await nothing_is_left(desk)
+
+
+class Deaf(Bucket):
+    """Deletes nothing, and never says so."""
+
+    async def delete_prefix(self, prefix: str, limit: int) -> int:
+        await asyncio.Event().wait()
+        return await super().delete_prefix(prefix, limit)
+
+
+async def test_a_refusal_does_not_wait_for_the_images_that_have_to_go(
+    redis_url: str, bucket_config: BucketConfig, s3_session: Session, desk: Desk, worker: Worker, bucket: Bucket
+) -> None:
+    image = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
+    with serving(redis_url, Deaf(bucket_config, s3_session), S3_BUCKET=bucket_config.name) as web:
+        async with person("alice", web.url) as alice:
+            answer = await posted(alice, rows(ORDER | {"image_prompt": image}) + b"{\n", **KEY)
+            assert (answer.status_code, answer.json()["errors"][0]["line"]) == (422, 2)
+            assert len(await bucket.list_keys("inputs/", 10)) == 1
+            await worker.look((await begun(desk, "batch:")).removeprefix("batch:"))
+            assert await bucket.list_keys("inputs/", 10) == []
+            await nothing_is_left(desk)
+            assert (await posted(alice, named(1), **KEY)).status_code == 202
 
 
 async def test_a_thousand_bad_lines_are_told_in_full_and_the_rest_by_number(alice: httpx.AsyncClient) -> None:

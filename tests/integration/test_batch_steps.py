@@ -12,10 +12,13 @@ from service.domain import layout
 from service.domain.batch import Batch, BatchStatus
 from service.domain.job import Job, Queue, Status
 from service.domain.successor import successor
-from service.intake import Upload
-from service.storage.batches import Enrolled
+from service.intake import CLEARED_MOST, Intake, Upload
+from service.storage.batches import Enrolled, Line
+from service.storage.inputs import Inputs
+from service.storage.objects import BucketUnavailable
 from service.storage.store import PREFIX
-from tests.steps import SIDE, Bench, Steps
+from tests.steps import SIDE, Bench, Steps, order_of
+from workers.batches import Binder, Terms
 
 pytest_plugins = ["tests.fixtures_steps"]
 pytestmark = [pytest.mark.anyio, pytest.mark.processes]
@@ -132,6 +135,56 @@ async def test_an_upload_that_is_never_sealed_is_cleared_away_with_its_inputs(be
         assert await at.house.desk.store.batches.get(upload.id) is None
         assert bench.keys(layout.inputs_prefix(job_id)) == set()
         assert (await at.house.desk.store.figures()).due == 0
+
+
+class Failing(Inputs):
+    """The bucket is away after so many jobs. `dropped`: whose inputs have gone."""
+
+    def __init__(self, at: Steps, most: int) -> None:
+        super().__init__(at.house.desk.store, at.house.bucket, 2**20)
+        self.most, self.dropped = most, list[str]()
+
+    async def drop(self, job_id: str) -> None:
+        if len(self.dropped) == self.most:
+            raise BucketUnavailable("delete prefix: cut off")
+        await super().drop(job_id)
+        self.dropped.append(job_id)
+
+
+def binder(at: Steps, inputs: Inputs) -> Binder:
+    house = at.house
+    intake = Intake(house.desk.store, inputs, house.intake.rules, house.intake.clock)
+    return Binder(house.desk, house.bucket, inputs, intake, intake.clock, Terms(12.0, house.settings.temp_dir))
+
+
+async def test_clearing_an_upload_away_that_is_cut_off_goes_on_where_it_was(bench: Bench) -> None:
+    async with bench.steps() as at:
+        upload = await begun(at, lines("a", "b", "c", image_prompt=PIXEL))
+        job_ids = await at.house.desk.store.batches.inputs(upload.id, 10)
+        await upload.abandon()
+        first, second = Failing(at, 2), Failing(at, 9)
+        await binder(at, first).run(upload.id)
+        assert await at.house.desk.store.batches.inputs(upload.id, 10) == job_ids[2:]
+        await at.house.redis.zadd(f"{PREFIX}due", {f"batch:{upload.id}": 0}, xx=True)
+        await binder(at, second).run(upload.id)
+        assert (first.dropped, second.dropped) == (job_ids[:2], job_ids[2:])
+        assert [key for each in job_ids for key in bench.keys(layout.inputs_prefix(each))] == []
+        assert await at.house.desk.store.batches.get(upload.id) is None
+        assert (await at.house.desk.store.figures()).due == 0
+
+
+async def test_what_is_too_much_to_clear_away_in_one_go_is_rung_for_again(bench: Bench) -> None:
+    async with bench.steps() as at:
+        batches, upload = at.house.desk.store.batches, await begun(at, [])
+        jobs = [order_of("a fox") for _ in range(CLEARED_MOST + 1)]
+        await batches.stage(upload.id, "admin", None, [Line(job, staged=True) for job in jobs])
+        await upload.abandon()
+        await at.house.binder.run(upload.id)
+        await at.house.desk.drain()
+        assert await at.house.redis.llen("rq:queue:batches") == 1
+        assert await batches.inputs(upload.id, 10) == [jobs[-1].id]
+        await at.house.binder.run(upload.id)
+        assert await batches.get(upload.id) is None
 
 
 async def test_from_the_first_bad_line_on_nothing_is_staged_and_all_mistakes_are_told(bench: Bench) -> None:

@@ -134,11 +134,23 @@ class Batched:
         place = (row.get("caller", ""), row.get("idem", ""))
         if self.uploads.get(place, ("", 0))[0] == a["id"]:
             del self.uploads[place]
-        self.batches.pop(a["id"], None)
         self.lines.pop(a["id"], None)
+        if row and self.inputs.get(a["id"]):
+            if "lapsed" not in row:
+                row["lapsed"] = "1"
+                self.due[f"batch:{a['id']}"] = self.now
+            return ["clearing", self.now, []]
+        self.batches.pop(a["id"], None)
         self.inputs.pop(a["id"], None)
         self._unplan(a["id"])
         return ["discarded", self.now, []]
+
+    def cleared(self, a: Args, _: object) -> Reply:
+        if not self._unsealed(a["id"]):
+            return ["gone", self.now, []]
+        self.inputs[a["id"]] = [job_id for job_id in self.inputs[a["id"]] if job_id not in a["words"]]
+        self.due[f"batch:{a['id']}"] = self.now + a["lease_ms"]
+        return ["cleared", self.now, []]
 
     def look(self, a: Args, _: object) -> Reply:
         row = self.batches.get(a["id"], {})

@@ -1,4 +1,4 @@
-"""Taking in a batch whose bucket is slow, in virtual time."""
+"""Taking in a batch, and clearing away what was none, where the bucket is slow: in virtual time."""
 
 import asyncio
 import base64
@@ -10,7 +10,7 @@ from typing import Final, cast
 import pytest
 
 from service.domain.batch import BatchStatus
-from service.intake import Intake, Upload, UploadLost
+from service.intake import CLEARED_MOST, Intake, Upload, UploadLost
 from service.storage.batches import Enrolled
 from service.storage.bucket import Bucket
 from service.storage.inputs import Inputs
@@ -23,6 +23,8 @@ from tests.sim.staff import MEBIBYTE, RULES
 from tests.sim.world import Process, World
 
 IMAGE: Final = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
+LEASE_S: Final = 12.0
+DELETE_S: Final = 20.0
 FIELDS: Final = ("input_image", "input_image_2", "input_image_3")
 
 
@@ -44,6 +46,10 @@ class SlowBucket(SimBucket):
     ) -> Stored | Conflict:
         await asyncio.sleep(next(self._puts_s))
         return await super().put_bytes(key, data, content_type=content_type, metadata=metadata)
+
+    async def delete_prefix(self, prefix: str, limit: int) -> int:
+        await asyncio.sleep(DELETE_S)
+        return await super().delete_prefix(prefix, limit)
 
 
 class Desk:
@@ -92,5 +98,25 @@ def test_an_upload_that_is_lost_while_images_are_put_puts_no_more_of_them() -> N
             await putting
         await asyncio.sleep(60)
         assert desk.shelf.things == {}
+
+    run(story)
+
+
+def test_clearing_an_upload_away_comes_to_an_end_and_goes_on_later() -> None:
+    async def story() -> None:
+        desk = Desk(*[0.0] * (CLEARED_MOST + 1))
+        batches, upload = desk.store.batches, await desk.upload()
+        for _ in range(CLEARED_MOST + 1):
+            await upload.add(line(*FIELDS[:1]))
+        await upload.abandon()
+        assert await batches.attend(upload.id, LEASE_S)
+        clearing = asyncio.create_task(desk.intake.clear(upload.id, LEASE_S))
+        while not clearing.done():
+            assert not await batches.attend(upload.id, LEASE_S), "another begins with the same"
+            await asyncio.sleep(1)
+        assert (await clearing, len(desk.shelf.things)) == (False, 1)
+        assert await desk.intake.clear(upload.id, LEASE_S)
+        assert desk.shelf.things == {}
+        assert await batches.get(upload.id) is None
 
     run(story)

@@ -72,15 +72,29 @@ function verbs.enroll()
   return {'enrolled', int(now), {}}
 end
 
--- An upload that did not come to its end leaves nothing: its inputs have gone from the bucket. discarded | kept
+-- An upload that did not come to its end leaves nothing, and its key is free at once. While inputs of it are in the
+-- bucket, clearing them away is due: from now on, or as whoever is at it has said. discarded | clearing | kept
 function verbs.discard()
-  local key = P .. 'batch:' .. a.id
+  local key, inputs = P .. 'batch:' .. a.id, P .. 'inputs:' .. a.id
   if call('EXISTS', key) == 1 and not unsealed(a.id) then return {'kept', int(now), {}} end
   local r = call('HMGET', key, 'caller', 'idem')
   if r[2] and r[2] ~= '' and call('GET', uploading(r[1], r[2])) == a.id then call('DEL', uploading(r[1], r[2])) end
-  call('DEL', key, P .. 'lines:' .. a.id, P .. 'inputs:' .. a.id)
+  call('DEL', P .. 'lines:' .. a.id)
+  if unsealed(a.id) and call('LLEN', inputs) > 0 then
+    if call('HSETNX', key, 'lapsed', '1') == 1 then call('ZADD', P .. 'due', int(now), 'batch:' .. a.id) end
+    return {'clearing', int(now), {}}
+  end
+  call('DEL', key, inputs)
   for _, name in ipairs({'due', 'rung'}) do call('ZREM', P .. name, 'batch:' .. a.id) end
   return {'discarded', int(now), {}}
+end
+
+-- These jobs' inputs have gone from the bucket, and whoever clears them away goes on. cleared | gone
+function verbs.cleared()
+  if not unsealed(a.id) then return {'gone', int(now), {}} end
+  for i = 3, #ARGV do call('LREM', P .. 'inputs:' .. a.id, 1, ARGV[i]) end
+  call('ZADD', P .. 'due', int(now + a.lease_ms), 'batch:' .. a.id)
+  return {'cleared', int(now), {}}
 end
 
 -- Jobs of an upload whose images are in the bucket, the first `most`.
