@@ -26,8 +26,14 @@ from workers.close import LATE_PUT_S, Closer
 log = logging.getLogger(__name__)
 
 # What is due, by kind (of a job: whose step is next), and the queue whose worker looks at it.
-RUNG: Final = {**{queue.value: queue.value for queue in Queue}, "batch": "batches", "notify": "notify"}
+RUNG: Final = {
+    **{queue.value: queue.value for queue in Queue},
+    "close": Queue.COLLECT.value,
+    "batch": "batches",
+    "notify": "notify",
+}
 QUEUE_MOST: Final = 500  # entries that wait in a queue; the rest wait in the due set
+CLOSE_MOST: Final = QUEUE_MOST // 2  # ends to be written down wait while so many stand there: a poll does not
 CHORES_MOST: Final = 20  # uploads cleared and jobs erased in one round
 FORGET_GAP_S: Final = 10.0
 FORGET_AT_ONCE: Final = 100  # records in one run of the script
@@ -96,6 +102,8 @@ class Sweep:
         for uid in await self._desk.store.quarantine.reap(self._terms.lost_s):
             log.warning("a worker process is dead", extra={"uid": uid})
         room = {kind: max(0, QUEUE_MOST - await self._bells.waiting(queue)) for kind, queue in RUNG.items()}
+        room["close"] = max(0, room["collect"] - (QUEUE_MOST - CLOSE_MOST))
+        room["collect"] -= room["close"]
         chores = dict.fromkeys(self._chores, max(0, CHORES_MOST - len(self._doing)))
         ripe = await self._desk.store.ripen(room | chores, again_s=self._terms.again_s)
         self._desk.ring(Bell(RUNG[bell.queue], bell.id) for bell in ripe if bell.queue in RUNG)

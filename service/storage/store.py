@@ -244,6 +244,7 @@ class Store(Reads):
 
     async def ripen(self, room: Mapping[str, int], *, again_s: float, most: int = 1000) -> tuple[Bell, ...]:
         """What is due and unclaimed, soonest first, at most `room[queue]` each; the same again after `again_s`.
+        Of `collect` have `close` those jobs that have ended, which can wait better than what is bought.
 
         Thousands for which there is no room hide nothing behind them: after the `most` that are due first, some pages
         of as many more are looked at, each in a run of its own, and the next call goes on where this one ended.

@@ -11,7 +11,7 @@ from service.secret import Secret
 from service.storage.store import PREFIX
 from tests.cutting_proxy import CuttingProxy
 from tests.steps import HOUR_S, Bench, Steps, comes, order_of
-from workers.sweep import QUEUE_MOST
+from workers.sweep import CLOSE_MOST, QUEUE_MOST
 
 pytest_plugins = ["tests.fixtures_steps"]
 pytestmark = [pytest.mark.anyio, pytest.mark.processes]
@@ -99,6 +99,21 @@ async def test_a_queue_is_topped_up_to_its_bound_and_not_flooded(bench: Bench) -
         for _ in range(2):
             await at.house.sweep.round()
             assert await at.bells(Queue.SUBMIT) == QUEUE_MOST
+
+
+async def test_ends_to_be_written_down_leave_room_for_polls(bench: Bench) -> None:
+    async with bench.steps() as at:
+        ended, bought = await at.bought(), await at.bought()
+        await at.tell(ended, events.CancelAsked())
+        assert await at.bells(Queue.COLLECT) == 1, "its own"
+        await bell_lost(at, ended)
+        await at.hasten(bought)
+        await at.house.redis.rpush(f"rq:queue:{Queue.COLLECT}", *[f"bell {n}" for n in range(CLOSE_MOST - 1)])
+        await at.house.sweep.round()
+        assert await at.bells(Queue.COLLECT) == CLOSE_MOST + 1
+        await at.house.redis.ltrim(f"rq:queue:{Queue.COLLECT}", 2, -1)
+        await at.house.sweep.round()
+        assert await at.bells(Queue.COLLECT) == CLOSE_MOST
 
 
 async def test_a_round_admits_jobs_when_the_gate_opens(bench: Bench) -> None:

@@ -101,6 +101,13 @@ MECHANISMS: Final = (
         "tests/integration/test_sweep.py",
     ),
     Mechanism(
+        "ends leave room for polls",
+        "workers/sweep.py",
+        'room["close"] = max(0, room["collect"] - (QUEUE_MOST - CLOSE_MOST))',
+        'room["close"] = room["collect"]',
+        "tests/integration/test_sweep.py",
+    ),
+    Mechanism(
         "due index",
         "service/storage/lua/jobs.lua",
         "  call('ZADD', P .. 'due', int(at), 'job:' .. id)\n",

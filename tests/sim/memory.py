@@ -307,6 +307,8 @@ class Memory(Batched, Rebuilt, Noticed):
                 gone += 1
                 continue
             queue = row["queue"] if kind == "job" and row else kind
+            if queue == "collect" and row and row.get("finished_at"):
+                queue = "close"
             if room.get(queue, 0) > 0 and member not in rung:
                 rung[member] = self.now
                 room[queue] -= 1

@@ -67,9 +67,11 @@ function verbs.renew()
   return {'renewed', int(now), {}, int(now + a.lease_ms)}
 end
 
--- Whose step is next; of a record that cannot say it, any queue's, which will find out.
+-- Whose step is next, `close` if the job has ended (or is sealed) and that is only to be written down; of a record that
+-- cannot say it, any queue's, which will find out.
 local function queue_of(id)
-  local queue = call('HGET', P .. 'job:' .. id, 'queue')
+  local queue, ended = unpack(call('HMGET', P .. 'job:' .. id, 'queue', 'finished_at'))
+  if queue == 'collect' and num(ended) then return 'close' end
   if queue == 'submit' or queue == 'collect' then return queue end
   return call('EXISTS', P .. 'job:' .. id) == 1 and 'collect' or nil
 end
