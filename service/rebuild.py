@@ -4,7 +4,8 @@
 
 What had not ended has no sidecar, and nobody can know it again; what the bucket shows of it is told as traces.
 What ended longer ago than the retention stays in the bucket alone, so that Redis holds no more than it did.
-Killed anywhere: run it again. It overwrites nothing, so it may also run beside a service that lives.
+What is on record as if it still ran, in a Redis that came back older than the bucket, ends as it had ended.
+Killed anywhere: run it again. It overwrites no end, so it may also run beside a service that lives.
 """
 
 import asyncio
@@ -33,13 +34,14 @@ _BATCH: Final = re.compile(r"batches/\d{4}/\d\d/\d\d/(batch_[0-9A-Z]{26})/(\w+)(
 
 @dataclass
 class Report:
-    """What was done. `aged`: jobs and batches that ended longer ago than the retention; `unreadable`: keys of sidecars
-    and markers that do not tell of anything; the rest: traces of what had not ended, `images` and `inputs` of jobs
-    without a sidecar, `unmarked` batches.
+    """What was done. `overruled`: those of `jobs` that had not ended on record; `aged`: jobs and batches that ended before
+    the retention; `unreadable`: keys of sidecars and markers that do not tell of anything; the rest: traces of what had
+    not ended, `images` and `inputs` of jobs without a sidecar, `unmarked` batches.
     """
 
     jobs: int = 0
     batches: int = 0
+    overruled: int = 0
     known: int = 0
     aged: int = 0
     unreadable: list[str] = field(default_factory=list)
@@ -96,7 +98,8 @@ class Rebuild:
         if job.retry_of:
             self._retries.append((job.retry_of, job.id))
         made = await self._store.rebuilding.job(job, self._now_ms)
-        self._report.jobs += made is Made.REBUILT
+        self._report.jobs += made in (Made.REBUILT, Made.OVERRULED)
+        self._report.overruled += made is Made.OVERRULED
         self._note(made)
 
     async def _batches(self) -> None:

@@ -53,6 +53,8 @@ async def _rebuilt(settings: Settings, *, quiet: bool) -> Report:
 def lines(report: Report) -> list[str]:
     """The report in plain words."""
     told = [f"{report.jobs} jobs and {report.batches} batches made again; {report.known} were on record"]
+    if report.overruled:
+        told.append(f"{report.overruled} of these had not ended on record: Redis was older than the bucket")
     if report.aged:
         told.append(f"{report.aged} ended longer than JOB_RETENTION_DAYS ago: the bucket alone tells of them")
     traces = [

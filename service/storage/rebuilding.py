@@ -1,6 +1,6 @@
 """Records made again from what the bucket tells: ended jobs, batches that are over, idempotency keys.
 
-What is on record already is left alone, so that any of it may be done twice, or beside a service that runs.
+What has ended on record is left alone, so that any of it may be done twice, or beside a service that runs.
 """
 
 from collections.abc import Awaitable, Mapping, Sequence
@@ -34,6 +34,7 @@ class Made(StrEnum):
     """What became of the wish to make a record again."""
 
     REBUILT = "rebuilt"
+    OVERRULED = "overruled"  # on record it had not ended: Redis is older than the bucket
     KNOWN = "known"  # it is on record, or was deleted
     AGED = "aged"  # it ended longer ago than the retention: the bucket alone tells of it
 

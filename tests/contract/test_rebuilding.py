@@ -5,19 +5,23 @@ from dataclasses import replace
 import pytest
 
 from service.clock import SystemClock
+from service.domain import events as e
 from service.domain.batch import Batch, BatchStatus
-from service.domain.job import Job, Status
+from service.domain.job import Image, Job, Status
+from service.domain.lifecycle import decide
 from service.storage.batches import Line
 from service.storage.connection import AsyncRedis
 from service.storage.rebuilding import Made
 from service.storage.store import Store
 from service.storage.terms import Idempotency, Limits, Outcome
+from tests.records import happens
 from tests.sim.memory import Memory, MemoryStore
 
 pytestmark = pytest.mark.anyio
 
 LIMITS = Limits()
 NOW = SystemClock().now_ms()
+IMAGE = Image("bucket", "images/x.png", "0" * 64, 9, 1, 1, "image/png", None)
 LONG_AGO = NOW - (LIMITS.retention_s + 60) * 1000
 JOB = Job(
     id="job_001",
@@ -61,6 +65,43 @@ async def test_a_job_is_made_again_once_with_its_key_and_its_task_and_nothing_of
     written = await store.create(again, idempotency=Idempotency("key", "body"))
     assert (written.outcome, written.job_id) == (Outcome.REPLAYED, JOB.id)
     assert (await store.figures()).due == 0
+
+
+@pytest.mark.parametrize(
+    "course",
+    [
+        (),
+        (e.Intended(attempt=1), e.TaskAccepted(attempt=1, provider_id="task-1")),
+        (e.Intended(attempt=1), e.Ready(attempt=1, provider_id="task-1", url="https://x/y", expires_at=NOW)),
+    ],
+    ids=["queued", "generating", "collecting"],
+)
+async def test_a_job_that_has_ended_since_is_not_bought_again_in_a_redis_that_came_back_older(
+    store: Store, course: tuple[e.Event, ...]
+) -> None:
+    await store.create(replace(JOB, status=Status.QUEUED, sidecar=False, finished_at=None, tasks={}, idempotency=None))
+    await happens(store, JOB.id, *course)
+    stale = await store.get(JOB.id)
+    assert stale
+    assert await store.rebuilding.job(JOB, 0) is Made.OVERRULED
+    assert await store.rebuilding.job(JOB, 0) is Made.KNOWN
+    made = await store.get(JOB.id)
+    assert made
+    assert (made.status, made.tasks, made.open) == (Status.SUCCEEDED, {"1": "task-1"}, ())
+    change = decide(stale, e.CancelAsked())
+    assert change
+    assert (await store.apply(change, "a late step")).outcome is Outcome.STALE
+    assert await store.ripen({"submit": 9, "collect": 9, "close": 9}, again_s=0) == ()
+    figures = await store.figures()
+    assert (figures.slots, figures.due, figures.counts[Status.SUCCEEDED], sum(figures.counts.values())) == (0, 0, 1, 1)
+
+
+async def test_a_job_whose_image_is_on_record_is_about_to_end_as_its_sidecar_says(store: Store) -> None:
+    await store.create(replace(JOB, status=Status.QUEUED, sidecar=False, finished_at=None, tasks={}, idempotency=None))
+    ready = e.Ready(attempt=1, provider_id="task-1", url="https://x/y", expires_at=NOW)
+    await happens(store, JOB.id, e.Intended(attempt=1), ready, e.Sealed(image=IMAGE))
+    assert await store.rebuilding.job(JOB, 0) is Made.KNOWN
+    assert (await happens(store, JOB.id, e.SidecarWritten())).status is Status.SUCCEEDED
 
 
 async def test_a_key_that_is_older_than_a_day_is_not_known_again(store: Store) -> None:

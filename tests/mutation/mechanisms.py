@@ -914,6 +914,13 @@ MECHANISMS: Final = (
         "tests/integration/test_collect.py",
     ),
     Mechanism(
+        "what has ended by the bucket is not bought again in an older Redis",
+        "service/storage/lua/rebuild.lua",
+        "    if not outdated() then return {'known', int(now), {}} end\n",
+        "    if true then return {'known', int(now), {}} end\n",
+        "tests/contract/test_rebuilding.py",
+    ),
+    Mechanism(
         "a hint is for the attempt whose address it came to",
         "workers/collect.py",
         "attempt, answer = job.candidate_of or job.attempt, ",

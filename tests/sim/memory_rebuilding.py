@@ -32,12 +32,19 @@ class Rebuilt:
         def _notify(self, id_: str, caller: str, where: Mapping[str, str] | None) -> None: ...
         def _awaiting(self, batch_id: str) -> int | None: ...
         def _close(self, job_id: str, batch_id: str) -> None: ...
+        def _forget(self, job_id: str) -> None: ...
+        def _unwait(self, job_id: str, group: str) -> None: ...
         def _index(self, job_id: str, caller: str, batch: str, was: str | None, to: str | None) -> None: ...
 
     def rebuild(self, a: Args, fields: dict[str, str]) -> Reply:
-        if a["id"] in self.jobs or self.tombs.get(a["id"], ("", 0))[1] > self.now:
+        if self.tombs.get(a["id"], ("", 0))[1] > self.now:
             return ["known", self.now, []]
-        if self._aged(a) and self._awaiting(a["batch"]) is None:
+        made = "rebuilt"
+        if a["id"] in self.jobs:
+            if not self._outdated(a["id"]):
+                return ["known", self.now, []]
+            made = "overruled"
+        elif self._aged(a) and self._awaiting(a["batch"]) is None:
             return ["aged", self.now, []]
         self._write(a["id"], fields, ())
         self._index(a["id"], a["caller"], a["batch"], None, a["to"])
@@ -47,7 +54,16 @@ class Rebuilt:
         self._close(a["id"], a["batch"])
         self._known_key(a)
         self._notify(a["id"], a["caller"], a.get("notify"))
-        return ["rebuilt", self.now, []]
+        return [made, self.now, []]
+
+    def _outdated(self, job_id: str) -> bool:
+        row = self.jobs[job_id]
+        if row.get("finished_at") or row.get("image"):
+            return False
+        self._unwait(job_id, row["group"])
+        self.zsets[f"spooled:{row.get('spool', '')}"].pop(job_id, None)
+        self._forget(job_id)
+        return True
 
     def link(self, a: Args, _: object) -> Reply:
         row = self.jobs.get(a["id"])

@@ -73,6 +73,26 @@ def test_a_batch_that_retries_is_over_again_with_the_jobs_it_had() -> None:
     assert (batch.total, batch.rest, batch.counts[Status.SUCCEEDED]) == (2, 0, 2)
 
 
+def test_a_job_that_waited_then_and_has_ended_since_is_not_bought_again() -> None:
+    async def main() -> tuple[Report, int, int, Status]:
+        sim = Sim(random.Random(1), Manners(), Terms())
+        job_id = await sim.order("a lighthouse")
+        assert job_id
+        then = copied(sim.world.memory)
+        assert then.jobs[job_id]["status"] == "queued"
+        await sim.until(sim.quiet, LONG_S)
+        sold = len(sim.provider.ledger)
+        report = await back_at(sim, then)
+        sim.hire("another worker")
+        await asyncio.sleep(SOON_S)
+        job = await sim.store.get(job_id)
+        assert job
+        return report, sold, len(sim.provider.ledger), job.status
+
+    report, sold, sold_in_all, status = told(main)
+    assert (report.jobs, report.overruled, sold, sold_in_all, status) == (1, 1, 1, 1, Status.SUCCEEDED)
+
+
 def test_what_ended_before_the_retention_fills_no_redis_and_is_not_told_as_if_it_had_not_ended() -> None:
     async def main() -> tuple[Report, Memory]:
         sim = Sim(random.Random(1), Manners(), Terms())
