@@ -41,7 +41,7 @@ FINDINGS: Final = {
     "strays": "entries speak of jobs, batches or notifications without a record",
     "unowned": "provider tasks belong to jobs without a record",
     "misfolded": "times the count of lines that are not jobs yet is wrong",
-    "rolled_back": "jobs have a sidecar in the bucket, but have not ended on record: Redis is older than the bucket, and `rebuild` ends them",
+    "rolled_back": "jobs have a sidecar in the bucket, but not ended on record, which is older: `rebuild` ends them",
     "lost": "jobs are in the bucket, and not on record although the retention is not over: `rebuild` makes them again",
     "lost_batches": "batches are in the bucket, and not on record although the retention is not over: `rebuild`, too",
     "orphans": "images belong to jobs that neither Redis nor a sidecar knows",

@@ -34,9 +34,9 @@ _BATCH: Final = re.compile(r"batches/\d{4}/\d\d/\d\d/(batch_[0-9A-Z]{26})/(\w+)(
 
 @dataclass
 class Report:
-    """What was done. `overruled`: those of `jobs` that had not ended on record; `aged`: jobs and batches that ended before
-    the retention; `unreadable`: keys of sidecars and markers that do not tell of anything; the rest: traces of what had
-    not ended, `images` and `inputs` of jobs without a sidecar, `unmarked` batches.
+    """What was done. `overruled`: those of `jobs` that had not ended on record; `aged`: jobs and batches that ended too
+    long ago; `unreadable`: keys of sidecars and markers that do not tell of anything; the rest: traces of what had not
+    ended, `images` and `inputs` of jobs without a sidecar, `unmarked` batches.
     """
 
     jobs: int = 0
