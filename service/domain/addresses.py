@@ -166,9 +166,13 @@ class HostList:
 
     @classmethod
     def parse(cls, text: str, *, any_public: bool = False) -> "HostList":
-        """Read the comma list; an empty text is an empty list. ValueError names the entry and its mistake."""
-        entries = text.split(",") if text.strip() else []
-        return cls(tuple(_entry(each.strip().lower()) for each in entries), any_public=any_public)
+        """Read the comma list; an empty text is an empty list, a comma too many is none of it.
+
+        ValueError names the entry and its mistake; commas alone are one.
+        """
+        entries = [each.strip().lower() for each in text.split(",")] if text.strip() else []
+        named = [each for each in entries if each] or entries
+        return cls(tuple(_entry(each) for each in named), any_public=any_public)
 
     def private_ok(self, host: str, port: int) -> bool:
         """Tell whether this very `host:port` is listed, so that it may be at a private address."""

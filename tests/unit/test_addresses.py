@@ -312,8 +312,9 @@ def test_a_list_that_is_open_to_the_public_still_keeps_the_inside_shut() -> None
         ("https://delivery.bfl.ai", "not a URL"),
         ("delivery.bfl.ai/a", "not a URL"),
         ("user@delivery.bfl.ai", "not a URL"),
-        ("delivery.bfl.ai,", "not a host name"),
-        ("a,,b", "not a host name"),
+        (",", "not a host name"),
+        (" , ,", "not a host name"),
+        ("delivery.bfl.ai,-a.bfl.ai,", "'-a.bfl.ai': not a host name"),
         ("delivery.bfl.ai.", "not a host name"),
         ("-a.bfl.ai", "not a host name"),
         ("127.1:9100", "not a host name"),
@@ -334,6 +335,11 @@ def test_a_list_that_is_open_to_the_public_still_keeps_the_inside_shut() -> None
 def test_a_bad_entry_is_named_with_its_mistake(entry: str, mistake: str) -> None:
     with pytest.raises(ValueError, match=mistake):
         HostList.parse(entry)
+
+
+@pytest.mark.parametrize("text", ["a.example,b.example,", " ,a.example, ,b.example", "a.example,,b.example"])
+def test_a_comma_too_many_is_no_entry(text: str) -> None:
+    assert HostList.parse(text) == HostList.parse("a.example,b.example")
 
 
 def test_an_empty_list_allows_nothing() -> None:
