@@ -65,7 +65,7 @@ class Events:
         if batch is None:
             raise unknown_batch()
         after = _last_event_id(request)
-        if batch.marked and after and await promptly(self._nothing_follows(batch.id, after)):
+        if batch.marked and after and await self._nothing_follows(batch.id, after):
             return Response(status_code=204)
         return await _stream(self._batch_stream(batch, after))
 
@@ -116,9 +116,10 @@ class Events:
         async with self._reader.follow(batch_id=batch.id) as feed:
             sent = after or f"{batch.created_at}-0"  # nothing is told of a batch before it is sealed
             complete = await promptly(self._resumable(sent) if after else self._kept_since(sent))
+            if not complete and not await self._goes_on(batch, sent, feed.since):
+                sent = feed.since
             yield HEARTBEAT
             if not complete:
-                sent = feed.since if after and order(after) > order(feed.since) else sent
                 yield reset(sent)
             with suppress(RedisError, TimeoutError):
                 async for entry in self._kept(sent, feed.since):
@@ -145,12 +146,23 @@ class Events:
         return batch is None or batch.marked
 
     async def _nothing_follows(self, batch_id: str, after: str) -> bool:
-        """Of a batch that is over: its last event has been told, or what came after this one is not kept."""
-        if not await self._resumable(after):
-            return True
-        ms, n = order(after)
-        told = await self._store.events(f"{ms}-{n - 1}" if n else f"{ms - 1}-{2**63}", most=1)
-        return bool(told) and told[0].eid == after and told[0].data["id"] == batch_id
+        """Of a batch that is over: all that came after this id is kept, and its end is not among it."""
+        last = await promptly(self._store.last_event())
+        if order(after) < order(last) and not await promptly(self._resumable(after)):
+            return False  # a reset is due
+        return not await self._end_is_kept(batch_id, after, last)
+
+    async def _goes_on(self, batch: Batch, after: str, until: str) -> bool:
+        """After a reset: from this id, to its end. If not, the newest id is given, so that no client asks for ever."""
+        if batch.marked:
+            return await self._end_is_kept(batch.id, after, until)
+        return order(after) <= order(until)
+
+    async def _end_is_kept(self, batch_id: str, after: str, until: str) -> bool:
+        async for entry in self._kept(after, until):
+            if entry.data["id"] == batch_id:
+                return True
+        return False
 
     async def _kept_since(self, moment: str) -> bool:
         """Whether no event after this moment has been dropped from the stream."""

@@ -66,6 +66,32 @@ async def test_what_is_not_kept_any_more_is_told_by_a_reset(buyer: httpx.AsyncCl
         assert (await all_of(stream))[-1]["event"] == "batch.completed"
 
 
+async def test_the_end_that_is_still_kept_is_told_after_a_reset(buyer: httpx.AsyncClient, worker: Worker) -> None:
+    path = f"/v1/batches/{(batch_id := await sealed(buyer, 2))}/events"
+    await worker.fail_all(batch_id)
+    async with streamed(buyer, path) as stream:
+        (seen,) = await first(stream, 1)
+    await worker.desk.store._redis.xtrim(f"{PREFIX}events", maxlen=1, approximate=False)
+    async with streamed(buyer, path, seen["id"]) as stream:
+        told = await all_of(stream)
+    assert [event["event"] for event in told] == ["reset", "batch.completed"]
+    assert (await buyer.get(path, headers={"Last-Event-ID": told[-1]["id"]})).status_code == 204
+
+
+async def test_an_end_that_is_not_kept_is_a_reset_once(buyer: httpx.AsyncClient, worker: Worker) -> None:
+    path = f"/v1/batches/{(batch_id := await sealed(buyer, 1))}/events"
+    await worker.fail_all(batch_id)
+    async with streamed(buyer, path) as stream:
+        (seen,) = await first(stream, 1)
+    await worker.jobs(await sealed(buyer, 1))
+    await worker.desk.store._redis.xtrim(f"{PREFIX}events", maxlen=1, approximate=False)
+    for after in ("", seen["id"]):
+        async with streamed(buyer, path, after) as stream:
+            (told,) = await all_of(stream)
+        assert told["event"] == "reset"
+        assert (await buyer.get(path, headers={"Last-Event-ID": told["id"]})).status_code == 204
+
+
 async def test_a_batch_whose_end_is_not_kept_closes_its_stream(buyer: httpx.AsyncClient, worker: Worker) -> None:
     batch_id = await sealed(buyer, 1)
     await worker.fail_all(batch_id)

@@ -45,6 +45,20 @@ MECHANISMS: Final = (
         "tests/integration/test_fsck.py::test_an_end_that_the_new_primary_changes_is_said_and_the_bucket_stays_as_it_was",
     ),
     Mechanism(
+        "a batch's stream resets before it says that nothing follows",
+        "service/api/events.py",
+        "return False  # a reset is due",
+        "return True",
+        "tests/http/test_batch_events.py::test_the_end_that_is_still_kept_is_told_after_a_reset",
+    ),
+    Mechanism(
+        "a reset is told once where a batch's end is not kept",
+        "service/api/events.py",
+        "return await self._end_is_kept(batch.id, after, until)",
+        "return True",
+        "tests/http/test_batch_events.py::test_an_end_that_is_not_kept_is_a_reset_once",
+    ),
+    Mechanism(
         "event ids",
         "service/storage/lua/jobs.lua",
         "if string.find(seen, a.event_id, 1, true) then",
