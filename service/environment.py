@@ -1,7 +1,7 @@
 """The texts of settings: environment, `.env` and secrets' files, and what may be said of a mistake in them."""
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -16,6 +16,7 @@ SECRET_FILE_BYTES_MAX: Final = 65_536
 OUR_PREFIXES: Final = ("FLUX_", "S3_", "WEBHOOK_", "UNKNOWN_")
 TYPO_LIKENESS: Final = 0.75
 SHOWN_CHARS_MAX: Final = 60
+CREDENTIALS: Final = "AWS_"  # no settings: boto3 reads them itself, and in the environment alone
 
 
 class Row(NamedTuple):
@@ -30,20 +31,32 @@ class Row(NamedTuple):
 
 def texts(rows: Iterable[Row], environ: Mapping[str, str], dotenv: Path | None) -> tuple[dict[str, str], list[str]]:
     """What is set, by name. A secret given in the environment in either form hides both forms in the file."""
-    mistakes: list[str] = []
-    lines: dict[str, str | None] = {}
-    try:
-        if dotenv and dotenv.exists():
-            text = dotenv.read_text("utf-8")
-            mistakes += [
-                f"{dotenv}: line {number} is no NAME=value (a quote that is not closed?)" for number in _odd(text)
-            ]
-            lines = {} if mistakes else dotenv_values(stream=io.StringIO(text), interpolate=False)
-    except (OSError, ValueError) as error:
-        mistakes.append(f"{dotenv}: cannot be read ({type(error).__name__})")
+    lines, mistakes = _lines(dotenv)
     hidden = {twin for row in rows for twin in twins(row) if any(environ.get(name) for name in twins(row))}
     merged = {name: text for name, text in lines.items() if name not in hidden} | dict(environ)
     return {name: text.strip() for name, text in merged.items() if text and text.strip()}, mistakes
+
+
+def take_credentials(environ: MutableMapping[str, str], dotenv: Path) -> None:
+    """Put the AWS_… lines of the file into `environ`, where boto3 and every child find them: all of them or none.
+
+    None where `environ` has one of its own: a key of one place and a secret or a profile of another open nothing.
+    A file that cannot be read has none; `texts` says what is wrong with it.
+    """
+    if any(text.strip() for name, text in environ.items() if name.startswith(CREDENTIALS)):
+        return
+    lines, _ = _lines(dotenv)
+    environ.update({name: text.strip() for name, text in lines.items() if name.startswith(CREDENTIALS) and text})
+
+
+def _lines(dotenv: Path | None) -> tuple[dict[str, str | None], list[str]]:
+    """What the file says, by name, and what cannot be read in it: then it says nothing."""
+    try:
+        text = dotenv.read_text("utf-8") if dotenv and dotenv.exists() else ""
+    except (OSError, ValueError) as error:
+        return {}, [f"{dotenv}: cannot be read ({type(error).__name__})"]
+    mistakes = [f"{dotenv}: line {number} is no NAME=value (a quote that is not closed?)" for number in _odd(text)]
+    return {} if mistakes else dotenv_values(stream=io.StringIO(text), interpolate=False), mistakes
 
 
 def _odd(text: str) -> list[int]:

@@ -5,11 +5,9 @@ Settings (or a Redis, or a bucket) that cannot be: a message on standard error, 
 """
 
 import asyncio
-import os
 import signal
 import socket
 import sys
-from pathlib import Path
 from typing import Final
 
 import uvicorn
@@ -18,7 +16,7 @@ from service import allocator, logs
 from service.api.app import Web, build
 from service.api.protocol import DeadlineProtocol
 from service.clock import SystemClock
-from service.settings import BadSettings, Settings, load
+from service.settings import BadSettings, Settings, of_process
 
 CLOSE_WITHIN_S: Final = 5
 KEEP_ALIVE_S: Final = 75  # longer than the 60 s for which proxies keep their side open
@@ -58,7 +56,7 @@ def configured(settings: Settings, web: Web) -> uvicorn.Config:
 
 def serve() -> int:
     try:
-        settings = load(os.environ, dotenv=Path(".env"), role="http")
+        settings = of_process("http")
         logs.configure(settings.log_level)
         allocator.return_large_blocks()
         web = build(settings, SystemClock())

@@ -4,6 +4,7 @@ A field of `Settings` is a row of the table; its name in capitals is the name in
 """
 # ruff: noqa: RUF009  `_row` and `_maybe` are field specifiers: called once, on purpose
 
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -17,15 +18,17 @@ from service.environment import Row
 from service.parsers import WebhookKey
 from service.secret import Secret
 
-__all__ = ["BadSettings", "Role", "Row", "Secret", "Settings", "WebhookKey", "example", "load", "rows"]
+__all__ = ["BadSettings", "Role", "Row", "Secret", "Settings", "WebhookKey", "example", "load", "of_process", "rows"]
 
 T = TypeVar("T")
 Role = Literal["http", "workers", "store"]  # store: a command that needs Redis and the bucket, and nobody else
 
 DAY_S: Final = 86_400
+DOTENV: Final = Path(".env")
 HEAD: Final = """\
 # Every setting with its default; copy to .env and fill in S3_BUCKET, FLUX_API_KEY and API_TOKENS. Empty means unset.
-# The environment wins over .env. Credentials of the store are boto3's own (AWS_ACCESS_KEY_ID, profiles, roles).
+# The environment wins over .env. Credentials of the store are boto3's own (AWS_ACCESS_KEY_ID, profiles, roles); AWS_…
+# lines may stand here, and count where the environment has no AWS_… at all.
 # Printed by `python -m service.settings`.
 
 """
@@ -223,6 +226,16 @@ class BadSettings(ValueError):
     def __init__(self, mistakes: Iterable[str]) -> None:
         self.mistakes = tuple(mistakes)
         super().__init__("\n  ".join(["These settings must be changed:", *self.mistakes]))
+
+
+def of_process(role: Role) -> Settings:
+    """The settings of this process, by its environment and by the `.env` where it was started. Raises BadSettings.
+
+    The store's credentials in that file are in the environment afterwards, for boto3 and for this process's children.
+    """
+    settings = load(os.environ, dotenv=DOTENV, role=role)
+    environment.take_credentials(os.environ, DOTENV)
+    return settings
 
 
 def rows() -> list[Row]:

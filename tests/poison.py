@@ -10,7 +10,6 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import uvloop
 
@@ -86,7 +85,7 @@ async def opened(loaded: Settings) -> AsyncIterator[House]:
 def main() -> int:
     if len(sys.argv) > 1:
         return alone.main(sys.argv[1:], opened)
-    loaded = settings.load(os.environ, dotenv=Path(".env"), role="workers")
+    loaded = settings.of_process("workers")
     logs.configure(loaded.log_level)
     uvloop.run(worker.serve(loaded, frozenset(worker.ROLES), opened))
     return 0

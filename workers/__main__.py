@@ -7,12 +7,10 @@ comes due again by itself; no attempt is burnt.
 import argparse
 import asyncio
 import logging
-import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import uvloop
@@ -44,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown := set(roles) - set(ROLES):
         parser.error(f"no such role: {', '.join(sorted(unknown))}; there are {', '.join(ROLES)}")
     try:
-        loaded = settings.load(os.environ, dotenv=Path(".env"), role="workers")
+        loaded = settings.of_process("workers")
     except BadSettings as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_BAD_SETTINGS

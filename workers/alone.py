@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 
 import uvloop
 
@@ -32,7 +31,7 @@ def main(argv: Sequence[str], opened: Opened = wiring.opened) -> int:
     group, *jobs = argv
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     try:
-        loaded = settings.load(os.environ, dotenv=Path(".env"), role="workers")
+        loaded = settings.of_process("workers")
         logs.configure(loaded.log_level)
         uvloop.run(run(loaded, group, jobs, opened))
     except (BadSettings, RedisError, OSError) as error:

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import httpcore
@@ -87,7 +86,7 @@ async def house() -> AsyncIterator[House]:
     if standing is not None:
         yield standing
         return
-    async with opened(configuration.load(os.environ, dotenv=Path(".env"), role="workers")) as built:
+    async with opened(configuration.of_process("workers")) as built:
         yield built
 
 

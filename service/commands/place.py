@@ -9,26 +9,27 @@ from pathlib import Path
 from typing import Final
 
 from service.commands.facts import RUN_ENV, run_facts
-from service.environment import texts, twins
-from service.settings import Settings, load, rows
+from service.environment import CREDENTIALS, take_credentials, texts, twins
+from service.settings import DOTENV, Settings, load, rows
 from service.storage.address import parse
 
-DOTENV: Final = Path(".env")
 PLACES: Final = ("REDIS_", "S3_")  # a setting of this beginning speaks of somebody's own Redis or store
-CREDENTIALS: Final = "AWS_"  # boto3 reads them in the environment; those of the shell are for another store
 TAKEN: Final = ("REDIS_URL", "S3_ENDPOINT_URL", "S3_BUCKET")
 
 
 def settled(environ: MutableMapping[str, str], dotenv: Path = DOTENV, facts: Path = RUN_ENV) -> Settings:
     """The settings of a command that needs Redis and the bucket; which ones they are is said on standard error.
 
-    Those of `make run` bring their credentials: `environ` has them afterwards, and no others. Raises BadSettings.
+    `environ` has the credentials afterwards: those of `make run` and no others, else its own or `.env`'s.
+    Raises BadSettings.
     """
     local = {} if _named(environ, dotenv) else run_facts(facts)
     found = {name: local[name] for name in TAKEN} if local.keys() >= set(TAKEN) else {}
     settings = load({**environ, **found}, dotenv=dotenv, role="store")
     if found:
         _replace(environ, local)
+    else:
+        take_credentials(environ, dotenv)
     print(f"{f'`make run` of {facts}: ' if found else ''}{where(settings)}", file=sys.stderr)
     return settings
 
@@ -40,6 +41,7 @@ def _named(environ: Mapping[str, str], dotenv: Path) -> bool:
 
 
 def _replace(environ: MutableMapping[str, str], local: Mapping[str, str]) -> None:
+    """Those of the shell are for another store."""
     for name in [name for name in environ if name.startswith(CREDENTIALS)]:
         del environ[name]
     environ.update({name: text for name, text in local.items() if name.startswith(CREDENTIALS)})

@@ -50,6 +50,16 @@ def test_a_run_is_found_with_its_own_credentials_and_no_others(
     )
 
 
+def test_a_place_of_the_file_is_opened_by_the_credentials_of_the_file(dotenv: Path, facts: Path) -> None:
+    dotenv.write_text("S3_BUCKET=images\nAWS_ACCESS_KEY_ID=key\nAWS_SECRET_ACCESS_KEY=secret\n")
+    environ = {"PATH": "/bin"}
+    settled(environ, dotenv, facts)
+    assert environ == {"PATH": "/bin", "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+    environ = dict(SHELL)
+    settled(environ, dotenv, facts)
+    assert environ == SHELL
+
+
 @pytest.mark.parametrize(
     "named", ["REDIS_URL=redis://redis.internal/0", "S3_BUCKET=images", "S3_ENDPOINT_URL=https://s3.example.com"]
 )

@@ -3,14 +3,17 @@
 import copy
 import dataclasses
 import json
+import os
 import pickle
 from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
 import pytest
+from boto3.session import Session  # type: ignore[import-untyped]  # boto3 has no py.typed
 
-from service.settings import BadSettings, Row, Secret, Settings, example, load, rows
+from service.environment import take_credentials
+from service.settings import BadSettings, Row, Secret, Settings, example, load, of_process, rows
 
 KEY = b64encode(bytes(range(32))).decode()
 ALICE, BOB = "alice-0123456789ab", "bob-0123456789abcd"
@@ -237,6 +240,39 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
     assert "no NAME=value" in mistake
     (tmp_path / ".env").write_bytes(b"PORT=\xff\n")
     assert "cannot be read" in bad(GOOD, dotenv=tmp_path / ".env")[0]
+
+
+AWS_LINES = 'AWS_ACCESS_KEY_ID=key-of-the-file\nexport AWS_SECRET_ACCESS_KEY="secret #1"\nAWS_SESSION_TOKEN=\n'
+
+
+def test_boto3_finds_the_credentials_that_stand_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.setenv(name, "")  # empty is unset; and set, it is as before when the test is over
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text(AWS_LINES + "".join(f"{name}={text}\n" for name, text in GOOD.items()))
+    assert of_process("workers").s3_bucket == "images"
+    found = Session().get_credentials()
+    assert (found.method, found.access_key, found.secret_key) == ("env", "key-of-the-file", "secret #1")
+    assert found.token is None
+
+
+@pytest.mark.parametrize("own", ["AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_SHARED_CREDENTIALS_FILE"])
+def test_credentials_are_not_mixed_of_the_environment_and_the_file(tmp_path: Path, own: str) -> None:
+    (tmp_path / ".env").write_text(AWS_LINES)
+    environ = {own: "mine", "PATH": "/bin"}
+    take_credentials(environ, tmp_path / ".env")
+    assert environ == {own: "mine", "PATH": "/bin"}
+
+
+@pytest.mark.parametrize("text", [None, "S3_BUCKET=images\n", AWS_LINES + "PORT='80\n", "AWS_PROFILE=\xff"])
+def test_a_file_without_credentials_or_with_a_mistake_brings_none(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / ".env").write_text(text, "latin-1")
+    environ: dict[str, str] = {}
+    take_credentials(environ, tmp_path / ".env")
+    assert not environ
 
 
 def test_a_misspelt_name_is_told() -> None:
