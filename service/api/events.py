@@ -171,7 +171,13 @@ class Events:
         return reaches or not await self._store.events_dropped()
 
     async def _resumable(self, after: str) -> bool:
-        """Whether all that came after this id is still in the stream, and the id itself is not from its future."""
+        """Whether all that came after this id is still in the stream, and the id itself is not from its future.
+
+        `0-0` lies before the first event of all. Any other id older than those kept was of an event that is lost, even
+        where this stream has dropped none: Redis came back empty.
+        """
+        if order(after) == (0, 0):
+            return not await self._store.events_dropped()
         first = await self._store.first_event()
         return first is not None and order(first) <= order(after) <= order(await self._store.last_event())
 

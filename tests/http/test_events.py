@@ -61,6 +61,8 @@ ACCEPTED = events.TaskAccepted(attempt=1, provider_id="task-1", delay_s=60)
 POLLED = events.Polled(delay_s=60)
 CANCELLED = events.CancelAsked()
 FUTURE = "9999999999999-0"
+LOST = "1763848005123-0"  # of a Redis that came back empty
+BEGINNING = "0-0"
 
 
 async def test_a_jobs_stream_tells_every_change_and_closes_after_the_last(alice: httpx.AsyncClient, desk: Desk) -> None:
@@ -110,6 +112,24 @@ async def test_what_happened_between_two_connections_is_told(alice: httpx.AsyncC
         assert [event["data"]["id"] for event in await first(stream, 600)] == missed
         late = await order(alice)
         assert (await first(stream, 1))[0]["data"]["id"] == late
+
+
+async def test_from_before_the_first_event_all_are_told_while_none_was_dropped(own_valkey: Valkey) -> None:
+    with serving(own_valkey.url) as web:
+        async with person("alice", web.url) as alice:
+            async with streamed(alice, "/v1/events", LOST) as stream:
+                (reset,) = await first(stream, 1)
+            assert (reset["event"], reset["id"]) == ("reset", BEGINNING)  # there is no event yet
+            ordered = [await order(alice) for _ in range(2)]
+            async with streamed(alice, "/v1/events", BEGINNING) as stream:
+                assert [event["data"]["id"] for event in await first(stream, 2)] == ordered
+            async with streamed(alice, "/v1/events", LOST) as stream:
+                assert [event["event"] for event in await first(stream, 1)] == ["reset"]
+            redis = connect(own_valkey.url, timeout_s=5.0)
+            await redis.xtrim("dr1:events", maxlen=1, approximate=False)
+            await redis.aclose()
+            async with streamed(alice, "/v1/events", BEGINNING) as stream:
+                assert [event["event"] for event in await first(stream, 1)] == ["reset"]
 
 
 async def test_what_is_no_longer_kept_is_a_reset(alice: httpx.AsyncClient, desk: Desk) -> None:
@@ -206,7 +226,7 @@ async def test_a_stream_survives_that_redis_was_away(own_valkey: Valkey) -> None
                 assert (await first(stream, 1))[0]["data"]["id"] == job_id
 
 
-@pytest.mark.parametrize("after", ["1763848005123-0", FUTURE])
+@pytest.mark.parametrize("after", [LOST, FUTURE])
 async def test_after_redis_came_back_empty_every_id_is_a_reset(own_valkey: Valkey, after: str) -> None:
     with serving(own_valkey.url) as web:
         async with person("alice", web.url) as alice:
@@ -222,7 +242,7 @@ async def test_after_redis_came_back_empty_every_id_is_a_reset(own_valkey: Valke
     assert told[1]["data"]["id"] == job_id
 
 
-@pytest.mark.parametrize("left", [[], ["1763848005123-0"]])
+@pytest.mark.parametrize("left", [[], [LOST]])
 async def test_listeners_hear_of_a_store_whose_ids_went_back(own_valkey: Valkey, left: list[str]) -> None:
     """The reader stood at an id that the new primary, empty or not, reaches only in years."""
     redis = connect(own_valkey.url, timeout_s=5.0)

@@ -59,6 +59,13 @@ MECHANISMS: Final = (
         "tests/http/test_batch_events.py::test_an_end_that_is_not_kept_is_a_reset_once",
     ),
     Mechanism(
+        "what came since there was no event yet is told",
+        "service/api/events.py",
+        "return not await self._store.events_dropped()",
+        "return False",
+        "tests/http/test_events.py::test_from_before_the_first_event_all_are_told_while_none_was_dropped",
+    ),
+    Mechanism(
         "event ids",
         "service/storage/lua/jobs.lua",
         "if string.find(seen, a.event_id, 1, true) then",
