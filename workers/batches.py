@@ -23,12 +23,13 @@ from service.domain.events import CancelAsked
 from service.domain.job import Job, Status
 from service.domain.successor import successor
 from service.intake import LINE_BYTES, Intake
-from service.late import with_late_task
+from service.late import with_late_tasks
 from service.manifest import Manifest
 from service.storage.bucket import Bucket
 from service.storage.desk import Desk
 from service.storage.inputs import Inputs
 from service.storage.objects import BucketRefused, BucketUnavailable, Conflict, Stored
+from service.storage.record import CorruptRecord
 from service.storage.terms import Bell, Outcome
 
 log = logging.getLogger(__name__)
@@ -110,9 +111,17 @@ class Binder:
         came back older a line may stand whose retry, made again from the bucket, is there already: that goes, too.
         """
         number, job_ids = await self._batches.peek(batch.id, RETRIES_AT_ONCE)
-        ours = [each for offset, each in enumerate(job_ids) if await self._retry(batch, number + offset, each)]
+        ours = [each for offset, each in enumerate(job_ids) if await self._retried(batch, number + offset, each)]
         await self._batches.pass_over(batch.id, ours)
         await self._batches.drop(batch.id, [each for each in job_ids if each not in ours])
+
+    async def _retried(self, batch: Batch, number: int, job_id: str) -> bool:
+        """`_retry`, of a job whose record can be read; one that cannot holds up no other."""
+        try:
+            return await self._retry(batch, number, job_id)
+        except CorruptRecord as error:
+            log.error("not retried, since its record cannot be read: %s", error, extra={"job": job_id})  # noqa: TRY400
+            return False
 
     async def _retry(self, batch: Batch, number: int, job_id: str) -> bool:
         """Whether the batch has a job that retries this one."""
@@ -127,7 +136,7 @@ class Binder:
                 return known is not None and known.batch_id == batch.id
             if batch.status is BatchStatus.CANCELLED:
                 return False
-            old = await with_late_task(self._desk.store, old)
+            old = await with_late_tasks(self._desk.store, old)
             new = successor(old, new_id)
             request = await self._inputs.copy(old, new_id) if new else None
             if new is None or request is None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from service.domain import events, layout
-from service.domain.answers import Answer, Failed, Moderated, NotFound, Ready
+from service.domain.answers import Answer, Failed, Moderated, NotFound, Pending, Ready
 from service.domain.errors import ErrorCode
 from service.domain.job import Image, Job
 from service.storage.bucket import Bucket
@@ -37,6 +37,8 @@ from workers.spool import Kept, NoSpool
 
 log = logging.getLogger(__name__)
 
+SILENCE_TIMES: Final = 4  # so much longer is asked a provider who cannot be reached, or says nothing of the task
+_SAYS: Final = Ready | NotFound | Moderated | Failed | Pending
 GRACE_MS: Final = 60_000  # a URL that should be dead is tried for so long before the provider is asked again
 
 
@@ -215,7 +217,7 @@ class Puller:
     async def _heed(self, job: Job, lease: Lease, answer: Answer, tried: str | None) -> None:
         """What the provider says of an image whose URL gave nothing. One 403 or 404 before its time is no death."""
         alive = job.result_url is not None and lease.now() < (job.result_expires_at or 0)
-        gave_up = job.asked_at is not None and lease.now() - job.asked_at > self._patience_ms
+        gave_up = given_up(job, answer, lease.now(), self._patience_ms)
         match answer:
             case Ready(url=url) if url != tried and (gave_up or url == job.result_url):
                 await self._try_once(job, lease, answer, last=gave_up)
@@ -288,3 +290,9 @@ def _deleted_at_end(path: Path) -> Iterator[None]:
         yield
     finally:
         path.unlink(missing_ok=True)
+
+
+def given_up(job: Job, answer: Answer, now_ms: int, patience_ms: int) -> bool:
+    """Whether the image has been asked for in vain for so long; longer, where the answer says nothing of its task."""
+    times = 1 if isinstance(answer, _SAYS) else SILENCE_TIMES
+    return job.asked_at is not None and now_ms - job.asked_at > times * patience_ms

@@ -34,6 +34,7 @@ RUNG: Final = {
 }
 QUEUE_MOST: Final = 500  # entries that wait in a queue; the rest wait in the due set
 CLOSE_MOST: Final = QUEUE_MOST // 2  # ends to be written down wait while so many stand there: a poll does not
+CLOSE_LEAST: Final = 50  # of them in a round, or half of what is free
 CHORES_MOST: Final = 20  # uploads cleared and jobs erased in one round
 FORGET_GAP_S: Final = 10.0
 FORGET_AT_ONCE: Final = 100  # records in one run of the script
@@ -102,7 +103,7 @@ class Sweep:
         for uid in await self._desk.store.quarantine.reap(self._terms.lost_s):
             log.warning("a worker process is dead", extra={"uid": uid})
         room = {kind: max(0, QUEUE_MOST - await self._bells.waiting(queue)) for kind, queue in RUNG.items()}
-        room["close"] = max(0, room["collect"] - (QUEUE_MOST - CLOSE_MOST))
+        room["close"] = room_to_close(room["collect"])
         room["collect"] -= room["close"]
         chores = dict.fromkeys(self._chores, max(0, CHORES_MOST - len(self._doing)))
         ripe = await self._desk.store.ripen(room | chores, again_s=self._terms.again_s)
@@ -179,3 +180,8 @@ class Sweep:
             await asyncio.wait_for(self._stopping.wait(), self._terms.interval_s)
         except TimeoutError:
             return
+
+
+def room_to_close(free: int) -> int:
+    """How many ends may be rung for in a round, of the free places in `collect`; the others are for polls and pulls."""
+    return max(min(free // 2, CLOSE_LEAST), free - (QUEUE_MOST - CLOSE_MOST))

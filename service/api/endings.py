@@ -16,7 +16,7 @@ from service.domain.events import CancelAsked
 from service.domain.job import Job
 from service.domain.successor import successor
 from service.domain.view import view
-from service.late import with_late_task
+from service.late import with_late_tasks
 from service.storage.desk import Desk
 from service.storage.inputs import Inputs
 from service.storage.terms import Outcome
@@ -51,7 +51,7 @@ class Endings:
             old = await self._job(request, caller, code="not_retryable")
             if old.retried_by:
                 return await self._known(old.retried_by)
-            old = await promptly(with_late_task(self._store, old))
+            old = await promptly(with_late_tasks(self._store, old))
             new = successor(old, fresh_id(self._clock), rerun=rerun)
             if new is None:
                 raise ProblemError(409, "not_retryable", "Only a failed or cancelled job is retried.")

@@ -3,6 +3,7 @@
 It takes over what the provider may still give and buys only where nothing was bought, or where the caller says so.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -55,18 +56,40 @@ def successor(old: Job, job_id: str, *, rerun: bool = False) -> Job | None:
 def _unsure(old: Job) -> bool:
     """Whether an attempt may have been bought of which no task is known: however another one has ended."""
     first_unknown = old.possible_duplicate and len(old.tasks) < 2
-    return first_unknown or old.untold or any(str(attempt) not in old.tasks for attempt in old.open)
+    return first_unknown or old.untold or _unheard(old)
 
 
-def enlightened(old: Job, ancestor: Job) -> Job:
-    """`old`, which began lost, with the tasks that a job before it has come to know since."""
+def _unheard(job: Job) -> bool:
+    """Whether a POST of it may still be accepted."""
+    return any(str(attempt) not in job.tasks for attempt in job.open)
+
+
+def enlightened(old: Job, ancestors: Sequence[Job]) -> Job:
+    """`old`, which began lost, with the tasks that the jobs before it (nearest first) have come to know since.
+
+    What none of them knows stays as unsure as it was: it is neither bought again nor forgotten.
+    """
+    tasks: dict[str, str] = {}
+    costs: dict[str, float] = {}
+    still_open: set[int] = set()
+    for each in ancestors:
+        more = {n: task for n, task in each.tasks.items() if n not in tasks}
+        tasks |= more
+        costs |= {n: cost for n, cost in each.costs.items() if n in more}
+        still_open |= {attempt for attempt in each.open if str(attempt) in more}
+    if not tasks:
+        return old
+    nearest = next(each for each in ancestors if each.tasks)
     return replace(
         old,
-        attempt=ancestor.attempt,
-        tasks=ancestor.tasks,
-        costs=ancestor.costs,
-        intent_at=ancestor.intent_at,
-        submitted_at=ancestor.submitted_at,
+        attempt=max(map(int, tasks)),
+        tasks=tasks,
+        costs=costs,
+        open=tuple(sorted(still_open)),
+        possible_duplicate=any(each.possible_duplicate for each in ancestors),
+        untold=any(each.untold or _unheard(each) for each in ancestors),
+        intent_at=nearest.intent_at,
+        submitted_at=nearest.submitted_at,
     )
 
 
@@ -84,6 +107,7 @@ def _asking(fresh: Job, old: Job) -> Job:
         intent_at=old.intent_at,
         submitted_at=old.submitted_at,
         possible_duplicate=old.possible_duplicate,
+        untold=old.untold or _unheard(old),
         provider_id=old.task,
     )
 

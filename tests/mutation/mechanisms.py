@@ -124,7 +124,7 @@ MECHANISMS: Final = (
     Mechanism(
         "ends leave room for polls",
         "workers/sweep.py",
-        'room["close"] = max(0, room["collect"] - (QUEUE_MOST - CLOSE_MOST))',
+        'room["close"] = room_to_close(room["collect"])',
         'room["close"] = room["collect"]',
         "tests/integration/test_sweep.py",
     ),
@@ -593,14 +593,14 @@ MECHANISMS: Final = (
     Mechanism(
         "patience with the provider, not with the store",
         "workers/pull.py",
-        "gave_up = job.asked_at is not None and lease.now() - job.asked_at > self._patience_ms",
+        "gave_up = given_up(job, answer, lease.now(), self._patience_ms)",
         "gave_up = lease.now() - (job.ready_at or 0) > self._patience_ms",
         "tests/integration/test_collect.py::test_however_long_ago_an_image_was_ready_a_fresh_url_is_tried",
     ),
     Mechanism(
         "end of the patience with the provider",
         "workers/pull.py",
-        "gave_up = job.asked_at is not None and lease.now() - job.asked_at > self._patience_ms",
+        "gave_up = given_up(job, answer, lease.now(), self._patience_ms)",
         "gave_up = False",
         "tests/integration/test_collect.py::test_fresh_urls_that_give_nothing_are_not_asked_for_for_ever",
     ),
@@ -942,6 +942,27 @@ MECHANISMS: Final = (
         "tests/contract/test_rebuilding.py",
     ),
     Mechanism(
+        "silence is no end of a paid image",
+        "workers/pull.py",
+        "    times = 1 if isinstance(answer, _SAYS) else SILENCE_TIMES\n",
+        "    times = 1\n",
+        "tests/unit/test_pull.py",
+    ),
+    Mechanism(
+        "a retry that posted itself is not given another's task",
+        "service/late.py",
+        "    if old.attempt or old.error is None",
+        "    if old.error is None",
+        "tests/unit/test_late.py",
+    ),
+    Mechanism(
+        "what was unsure stays so from retry to retry",
+        "service/domain/successor.py",
+        "        possible_duplicate=any(each.possible_duplicate for each in ancestors),\n",
+        "",
+        "tests/unit/test_successor.py",
+    ),
+    Mechanism(
         "a hint is for the attempt whose address it came to",
         "workers/collect.py",
         "attempt, answer = job.candidate_of or job.attempt, ",
@@ -972,8 +993,8 @@ MECHANISMS: Final = (
     Mechanism(
         "a purchase known too late is found by the next retry",
         "service/late.py",
-        "            return enlightened(old, ancestor)\n",
-        "            return old\n",
+        "    return enlightened(old, ancestors)\n",
+        "    return old\n",
         "tests/http/test_jobs_api.py",
     ),
     Mechanism(

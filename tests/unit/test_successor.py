@@ -19,7 +19,7 @@ def failed(code: ErrorCode, **fields: object) -> Job:
 def retry(old: Job, *, rerun: bool = False) -> Job:
     new = successor(old, "job_new", rerun=rerun)
     assert new is not None
-    assert (new.id, new.retry_of, new.request, new.deadline_at) == ("job_new", "job_old", old.request, None)
+    assert (new.id, new.retry_of, new.request, new.deadline_at) == ("job_new", old.id, old.request, None)
     return new
 
 
@@ -79,9 +79,33 @@ def test_an_attempt_whose_outcome_is_not_known_yet_stays_the_old_jobs() -> None:
 
 def test_what_a_job_has_come_to_know_serves_the_retry_of_its_lost_retry() -> None:
     lost = failed(ErrorCode.OUTCOME_UNKNOWN)
-    new = retry(enlightened(lost, failed(ErrorCode.DEADLINE_EXCEEDED, **BOUGHT)))
+    new = retry(enlightened(lost, [failed(ErrorCode.DEADLINE_EXCEEDED, **BOUGHT)]))
     assert (new.status, new.tasks, new.provider_id, new.open) == (Status.GENERATING, {"1": "task-1"}, "task-1", ())
     assert (new.submitted_at, new.costs, new.attempt) == (5, {"1": 0.04}, 1)
+
+
+def test_a_late_task_that_still_runs_is_known_to_run() -> None:
+    lost = failed(ErrorCode.OUTCOME_UNKNOWN)
+    assert retry(enlightened(lost, [failed(ErrorCode.DEADLINE_EXCEEDED, **BOUGHT, open=(1,))])).open == (1,)
+
+
+def test_every_job_of_the_chain_tells_what_it_knows() -> None:
+    """The first had two attempts; the second took over the one that was known, and the other spoke later."""
+    first = failed(ErrorCode.DEADLINE_EXCEEDED, attempt=2, tasks={"1": "task-1", "2": "task-2"})
+    second = failed(ErrorCode.PROVIDER_ERROR, **BOUGHT, untold=True)
+    assert retry(enlightened(failed(ErrorCode.OUTCOME_UNKNOWN), [second, first])).tasks == first.tasks
+
+
+def test_however_often_a_job_is_retried_nothing_is_bought_while_an_attempt_is_unsure() -> None:
+    """Its first attempt was never heard of, and the second failed: each retry asks for that again, or is lost."""
+    chain = [failed(ErrorCode.PROVIDER_ERROR, attempt=2, possible_duplicate=True, tasks={"2": "task-2"})]
+    for _ in range(6):
+        old = chain[0] if chain[0].attempt else enlightened(chain[0], chain[1:])
+        new = retry(old)
+        assert new.status is not Status.QUEUED
+        if new.status is Status.GENERATING:
+            new = replace(new, status=Status.FAILED, error=JobError(ErrorCode.PROVIDER_ERROR, "…", retryable=True))
+        chain.insert(0, new)
 
 
 def test_an_expired_result_is_bought_again_only_if_the_caller_says_so() -> None:
