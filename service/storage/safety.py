@@ -11,7 +11,7 @@ from service.storage.address import Address, parse
 from service.storage.connection import AsyncRedis, RedisError, ResponseError, connect
 
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
-VERSION_LEAST: Final = (6, 2)  # BLMOVE, and ZRANGE with BYLEX and REV
+VERSION_LEAST: Final = (7, 0)  # CONFIG GET of several names, and how many entries a stream ever had
 TIMEOUT_S: Final = 2.0
 
 WANTED: Final[Mapping[str, tuple[str, str]]] = {
@@ -28,7 +28,7 @@ async def objections(url: str, *, loopback: frozenset[str] = LOOPBACK) -> list[s
     redis = connect(url, timeout_s=TIMEOUT_S, max_connections=1)
     try:
         info: Mapping[str, Any] = await redis.info()
-        found = [*_version(info), *_role(info), *await _configuration(redis)]
+        found = _version(info) or [*_role(info), *await _configuration(redis)]
     finally:
         await redis.aclose()
     return found + await _open_door(address, loopback)
@@ -37,7 +37,7 @@ async def objections(url: str, *, loopback: frozenset[str] = LOOPBACK) -> list[s
 def _version(info: Mapping[str, Any]) -> list[str]:
     text = str(info.get("redis_version", "0.0"))
     version = tuple(int(part) for part in text.split(".")[:2] if part.isdigit())
-    return [] if version >= VERSION_LEAST else [f"Redis {text} is too old: 6.2 or newer, or any Valkey, is needed"]
+    return [] if version >= VERSION_LEAST else [f"Redis {text} is too old: 7.0 or newer, or any Valkey, is needed"]
 
 
 def _role(info: Mapping[str, Any]) -> list[str]:

@@ -45,6 +45,25 @@ async def test_a_safe_one_is_taken(server: Valkey) -> None:
     assert await safety.objections(server.url) == []
 
 
+@pytest.mark.parametrize("version", ["5.0.14", "6.2.14", "6.9"])
+def test_a_version_that_lacks_what_is_asked_of_it_is_named(version: str) -> None:
+    [objection] = safety._version({"redis_version": version})
+    assert objection == f"Redis {version} is too old: 7.0 or newer, or any Valkey, is needed"
+
+
+@pytest.mark.parametrize("version", ["7.0.0", "7.2.4", "8.2.1", "10.0.0"])
+def test_a_version_that_has_it_is_taken(version: str) -> None:
+    assert safety._version({"redis_version": version}) == []
+
+
+async def test_of_one_that_is_too_old_no_more_is_asked(server: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An old one does not know the questions, and would be taken for one that hides its answers."""
+    server.start(*SAFE)  # it has no append-only file
+    monkeypatch.setattr(safety, "VERSION_LEAST", (99, 0))
+    [objection] = await safety.objections(server.url)
+    assert objection.startswith("Redis 7.2.4 is too old")
+
+
 async def test_a_replica_is_not_taken_for_a_primary(server: Valkey) -> None:
     server.start(*SAFE)
     configure(server, "appendonly", "yes")

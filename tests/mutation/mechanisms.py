@@ -682,6 +682,13 @@ MECHANISMS: Final = (
         "tests/unit/test_watchdog.py",
     ),
     Mechanism(
+        "a Redis too old for what is asked of it is refused",
+        "service/storage/safety.py",
+        "VERSION_LEAST: Final = (7, 0)",
+        "VERSION_LEAST: Final = (6, 2)",
+        "tests/contract/test_safety.py",
+    ),
+    Mechanism(
         "safety of Redis",
         "service/storage/safety.py",
         "if name in values and values[name] != wanted",
