@@ -11,7 +11,7 @@ from service.secret import Secret
 from service.storage.store import PREFIX
 from tests.cutting_proxy import CuttingProxy
 from tests.steps import HOUR_S, Bench, Steps, comes, order_of
-from workers.sweep import CLOSE_MOST, QUEUE_MOST
+from workers.sweep import QUEUE_MOST
 
 pytest_plugins = ["tests.fixtures_steps"]
 pytestmark = [pytest.mark.anyio, pytest.mark.processes]
@@ -108,12 +108,13 @@ async def test_ends_to_be_written_down_leave_room_for_polls(bench: Bench) -> Non
         assert await at.bells(Queue.COLLECT) == 1, "its own"
         await bell_lost(at, ended)
         await at.hasten(bought)
-        await at.house.redis.rpush(f"rq:queue:{Queue.COLLECT}", *[f"bell {n}" for n in range(CLOSE_MOST - 1)])
+        await at.house.redis.rpush(f"rq:queue:{Queue.COLLECT}", *[f"bell {n}" for n in range(QUEUE_MOST - 1)])
         await at.house.sweep.round()
-        assert await at.bells(Queue.COLLECT) == CLOSE_MOST + 1
+        rung = await at.house.redis.zrange(f"{PREFIX}rung", 0, -1)
+        assert rung == [f"job:{bought}".encode()], "the last place is a poll's"
         await at.house.redis.ltrim(f"rq:queue:{Queue.COLLECT}", 2, -1)
         await at.house.sweep.round()
-        assert await at.bells(Queue.COLLECT) == CLOSE_MOST
+        assert await at.bells(Queue.COLLECT) == QUEUE_MOST - 1, "of two places one is an end's"
 
 
 async def test_a_round_admits_jobs_when_the_gate_opens(bench: Bench) -> None:
