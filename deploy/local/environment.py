@@ -21,6 +21,7 @@ ROOT: Final = Path(__file__).parents[2]
 EMBEDDED: Final = ("REDIS_", "S3_", "HOST", "PORT", "SERVE", "SPOOL_DIR", "TEMP_DIR")
 # AWS_… of the user's shell would reach boto3; PYTHON… would change the interpreter under us.
 FOREIGN: Final = ("AWS_", "PYTHON")
+PROXY: Final = "_proxy"  # in either case: what the children call by it, the embedded parts, is on loopback
 NOTHING: Final = "/dev/null"
 STOP_GRACE_S: Final = 2  # what is cut off comes due again by itself, and a person waits at the terminal
 
@@ -67,7 +68,7 @@ def compose(
 
     `overrides` win over the embedded parts' addresses, these over the user's settings, and these over `made`.
     """
-    inherited = {name: text for name, text in os.environ.items() if not name.startswith(FOREIGN)}
+    inherited = {name: text for name, text in os.environ.items() if not _is_foreign(name)}
     unset = dict.fromkeys(setting_names(), "")
     wanted = {name: text for name, text in user.items() if not name.startswith(EMBEDDED)}
     mine = {name: text for name, text in made.items() if f"{name}_FILE" not in wanted and name != "FLUX_API_KEY"}
@@ -79,6 +80,10 @@ def compose(
 
 def is_rehearsal(user: Mapping[str, str]) -> bool:
     return not (user.get("FLUX_API_KEY") or user.get("FLUX_API_KEY_FILE"))
+
+
+def _is_foreign(name: str) -> bool:
+    return name.startswith(FOREIGN) or name.lower().endswith(PROXY)
 
 
 def _embedded(at: Addresses, folder: Path) -> dict[str, str]:

@@ -100,6 +100,7 @@ class Seaweed:
             read_timeout=CALL_TIMEOUT_S,
             retries={"total_max_attempts": 1},
             s3={"addressing_style": "path"},
+            proxies={},  # loopback is never behind the one that a developer's environment may name
         )
         client: S3Client = session.client("s3", endpoint_url=self.endpoint_url, config=config)
         return client

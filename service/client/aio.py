@@ -11,7 +11,7 @@ import httpx
 from .core import Answer, Ask, Lost, Page, Patience, Talk, Talks
 from .shapes import BATCH_ENDED, Batch, Event, Job, Log
 from .streams import Events, Manifest, Reading
-from .wire import WATCH_GAP_S, Lines, Order, Wire, answer_of, body_of, content, told, why
+from .wire import WATCH_GAP_S, Lines, Order, Wire, answer_of, body_of, content, past_proxies, told, why
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ class AsyncClient:
         self._patience = patience or Patience()
         self._talks = Talks(self._patience)
         self._own = http is None
-        self._http = http or httpx.AsyncClient()
+        self._http = http or httpx.AsyncClient(mounts=past_proxies(url))
         self._sleep = sleep
 
     async def __aenter__(self) -> Self:

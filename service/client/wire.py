@@ -8,8 +8,10 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, BinaryIO, Final
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -23,6 +25,7 @@ WRITE_S: Final = 30.0
 WATCH_GAP_S: Final = 2.0  # between looks at a running batch
 CHUNK_BYTES: Final = 64 * 1024
 AGENT: Final = "darkroom-client/1"
+LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 
 class Wire:
@@ -40,6 +43,30 @@ class Wire:
         timeout = httpx.Timeout(READ_S + ask.slow_s, connect=CONNECT_S, write=WRITE_S)
         url = self._url + ask.path if ask.ours else ask.path
         return {"method": ask.method, "url": url, "params": ask.params or None, "headers": headers, "timeout": timeout}
+
+
+def past_proxies(url: str) -> dict[str, None]:
+    """For httpx's `mounts`: what is on this machine, the service or a store beside it, is asked directly.
+
+    For all else a proxy that the environment names stands, so that a link into a store far away still works.
+    """
+    host = _host(url)
+    own = (host,) if _is_loopback(host) else ()
+    return {f"all://[{each}]" if ":" in each else f"all://{each}": None for each in (*LOOPBACK, *own)}
+
+
+def _host(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:  # the first call says what is wrong with it
+        return ""
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from service.settings import DOTENV, Settings, load, rows
 from service.storage.address import parse
 
 PLACES: Final = ("REDIS_", "S3_")  # a setting of this beginning speaks of somebody's own Redis or store
+PROXY: Final = "_proxy"
 TAKEN: Final = ("REDIS_URL", "S3_ENDPOINT_URL", "S3_BUCKET")
 
 
@@ -41,8 +42,8 @@ def _named(environ: Mapping[str, str], dotenv: Path) -> bool:
 
 
 def _replace(environ: MutableMapping[str, str], local: Mapping[str, str]) -> None:
-    """Those of the shell are for another store."""
-    for name in [name for name in environ if name.startswith(CREDENTIALS)]:
+    """The shell's credentials are for another store, and its proxies for what is not on loopback."""
+    for name in [name for name in environ if name.startswith(CREDENTIALS) or name.lower().endswith(PROXY)]:
         del environ[name]
     environ.update({name: text for name, text in local.items() if name.startswith(CREDENTIALS)})
 

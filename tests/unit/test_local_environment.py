@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from deploy.local.environment import Addresses, chosen, compose, generated, is_rehearsal
+from deploy.local.seaweed import Seaweed
 from service.settings import Settings, load
+from tests.fake_service import Reply, fake_service
 
 REAL = Addresses("redis://:pw@127.0.0.1:1/0", "http://127.0.0.1:2", "images", "AK", "SK", 8000, None)
 REHEARSED = Addresses("redis://:pw@127.0.0.1:1/0", "http://127.0.0.1:2", "images", "AK", "SK", 8000, 9100)
@@ -69,6 +71,26 @@ def test_credentials_of_the_shell_do_not_reach_the_store(tmp_path: Path, monkeyp
     env = compose({}, generated(tmp_path / "secrets.json"), REAL, tmp_path, {})
     assert env["AWS_ACCESS_KEY_ID"] == "AK"
     assert not {"AWS_PROFILE", "AWS_ENDPOINT_URL_S3"} & env.keys()
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy"])
+def test_no_proxy_stands_between_the_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert name not in compose({}, generated(tmp_path / "secrets.json"), REAL, tmp_path, {})
+
+
+def test_the_embedded_store_is_called_past_any_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with fake_service() as proxy, fake_service() as store:
+        monkeypatch.setattr(Seaweed, "endpoint_url", store.url)
+        for name in ("HTTP_PROXY", "http_proxy"):
+            monkeypatch.setenv(name, proxy.url)
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        client = Seaweed(tmp_path).client()
+        store.script["GET /"] = [Reply(body=b"<ListAllMyBucketsResult/>")]
+        client.list_buckets()
+        client.close()
+        assert (len(proxy.asked), len(store.asked)) == (0, 1)
 
 
 def test_secrets_are_made_once_and_for_their_owner_alone(tmp_path: Path) -> None:

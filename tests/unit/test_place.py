@@ -60,6 +60,18 @@ def test_a_place_of_the_file_is_opened_by_the_credentials_of_the_file(dotenv: Pa
     assert environ == SHELL
 
 
+def test_a_run_is_called_past_the_proxies_of_the_shell_and_another_place_through_them(
+    dotenv: Path, facts: Path
+) -> None:
+    proxies = {"HTTP_PROXY": "http://proxy.internal:3128", "https_proxy": "http://proxy.internal:3128"}
+    environ = SHELL | proxies
+    settled(environ, dotenv, facts)
+    assert not proxies.keys() & environ.keys()
+    environ = SHELL | proxies | {"S3_BUCKET": "images"}
+    settled(environ, dotenv, facts)
+    assert proxies.items() <= environ.items()
+
+
 @pytest.mark.parametrize(
     "named", ["REDIS_URL=redis://redis.internal/0", "S3_BUCKET=images", "S3_ENDPOINT_URL=https://s3.example.com"]
 )
