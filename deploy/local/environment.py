@@ -19,8 +19,9 @@ from .seaweed import REGION
 ROOT: Final = Path(__file__).parents[2]
 # These speak of a Redis, a store and an address that are not ours: what the user set of them is for elsewhere.
 EMBEDDED: Final = ("REDIS_", "S3_", "HOST", "PORT", "SERVE", "SPOOL_DIR", "TEMP_DIR")
-# AWS_… of the user's shell would reach boto3; PYTHON… would change the interpreter under us.
-FOREIGN: Final = ("AWS_", "PYTHON")
+# AWS_… of the user's shell would reach boto3; PYTHON… would change the interpreter under us; REDIS_… and S3_… that are
+# no settings speak of somebody's own, and would be taken for ours misspelt.
+FOREIGN: Final = ("AWS_", "PYTHON", "REDIS_", "S3_")
 PROXY: Final = "_proxy"  # in either case: what the children call by it, the embedded parts, is on loopback
 NOTHING: Final = "/dev/null"
 STOP_GRACE_S: Final = 2  # what is cut off comes due again by itself, and a person waits at the terminal

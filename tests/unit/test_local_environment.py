@@ -73,6 +73,15 @@ def test_credentials_of_the_shell_do_not_reach_the_store(tmp_path: Path, monkeyp
     assert not {"AWS_PROFILE", "AWS_ENDPOINT_URL_S3"} & env.keys()
 
 
+@pytest.mark.parametrize("name", ["S3_ENDPOINT", "S3_BUCKET_NAME", "S3_REGION_NAME", "REDIS_REPLICAS"])
+def test_a_strangers_variable_is_no_misspelt_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "http://minio.internal:9000")
+    assert name not in compose({}, generated(tmp_path / "secrets.json"), REHEARSED, tmp_path, {})
+    assert told(tmp_path, "").s3_endpoint_url == REHEARSED.s3_endpoint_url
+
+
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy"])
 def test_no_proxy_stands_between_the_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "http://127.0.0.1:9")
