@@ -108,7 +108,7 @@ async def test_ends_to_be_written_down_leave_room_for_polls(bench: Bench) -> Non
         assert await at.bells(Queue.COLLECT) == 1, "its own"
         await bell_lost(at, ended)
         await at.hasten(bought)
-        await at.house.redis.rpush(f"rq:queue:{Queue.COLLECT}", *[f"bell {n}" for n in range(QUEUE_MOST - 1)])
+        await at.house.redis.rpush(f"rq:queue:{Queue.COLLECT}", *[f"bell {n}" for n in range(QUEUE_MOST - 2)])
         await at.house.sweep.round()
         rung = await at.house.redis.zrange(f"{PREFIX}rung", 0, -1)
         assert rung == [f"job:{bought}".encode()], "the last place is a poll's"
