@@ -13,7 +13,7 @@ from service.environment import CREDENTIALS, take_credentials, texts, twins
 from service.settings import DOTENV, Settings, load, rows
 from service.storage.address import parse
 
-PLACES: Final = ("REDIS_", "S3_")  # a setting of this beginning speaks of somebody's own Redis or store
+PLACES: Final = ("REDIS_", "S3_")  # what begins so, a setting or not, speaks of somebody's own Redis or store
 PROXY: Final = "_proxy"
 TAKEN: Final = ("REDIS_URL", "S3_ENDPOINT_URL", "S3_BUCKET")
 
@@ -26,7 +26,8 @@ def settled(environ: MutableMapping[str, str], dotenv: Path = DOTENV, facts: Pat
     """
     local = {} if _named(environ, dotenv) else run_facts(facts)
     found = {name: local[name] for name in TAKEN} if local.keys() >= set(TAKEN) else {}
-    settings = load({**environ, **found}, dotenv=dotenv, role="store")
+    told = {name: text for name, text in environ.items() if not (found and name.startswith(PLACES))}
+    settings = load(told | found, dotenv=dotenv, role="store")
     if found:
         _replace(environ, local)
     else:

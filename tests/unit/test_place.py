@@ -50,6 +50,13 @@ def test_a_run_is_found_with_its_own_credentials_and_no_others(
     )
 
 
+def test_a_strangers_variable_names_no_place(dotenv: Path, facts: Path) -> None:
+    found = settled(SHELL | {"S3_ENDPOINT": "http://minio.internal:9000", "S3_BUCKET_NAME": "live"}, dotenv, facts)
+    assert found.s3_endpoint_url == "http://127.0.0.1:7002"
+    with pytest.raises(BadSettings, match="S3_ENDPOINT_URL is meant"):
+        settled(SHELL | {"S3_ENDPOINT": "http://minio.internal:9000", "S3_BUCKET": "images"}, dotenv, facts)
+
+
 def test_a_place_of_the_file_is_opened_by_the_credentials_of_the_file(dotenv: Path, facts: Path) -> None:
     dotenv.write_text("S3_BUCKET=images\nAWS_ACCESS_KEY_ID=key\nAWS_SECRET_ACCESS_KEY=secret\n")
     environ = {"PATH": "/bin"}
