@@ -35,7 +35,9 @@ TRIES: Final = 3
 EXTRAS: Final = ("callback_url", "metadata")
 NAMES: Final = frozenset({"caller", "jobs", "key", *EXTRAS})
 
-Answer = dict[str, Any]
+MORE: Final = FieldError("", "Has mistakes, too")  # of a bad line beyond those that are shown in full
+
+Answer = dict[str, Any] | list[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class Handover:
         self._sleep = sleep
 
     async def submit(self, told: object, entry_id: str | None) -> Answer:
-        """`{"batch_id": …}`, or `{"errors": [{"line", "pointer", "detail"}], "more_lines": […]}`.
+        """`{"batch_id": …}`, or the list of what is wrong: `{"line", "pointer", "detail"}` (line None: with the whole).
 
         Raises RedisError, BucketError.
         """
@@ -167,9 +169,9 @@ def _row(job: object) -> bytes:
 
 
 def _mistakes(errors: list[FieldError]) -> Answer:
-    return {"errors": [{"line": None, **asdict(error)} for error in errors], "more_lines": []}
+    return [{"line": None, **asdict(error)} for error in errors]
 
 
 def _bad_lines(bad: BadLines) -> Answer:
-    errors = [{"line": number, **asdict(error)} for number, error in bad.errors]
-    return {"errors": errors, "more_lines": list(bad.more)}
+    more = [(number, MORE) for number in bad.more]
+    return [{"line": number, **asdict(error)} for number, error in (*bad.errors, *more)]

@@ -6,6 +6,7 @@ All but `submit_batch`, which other services enqueue, take an id and are only do
 from typing import Any, Final
 
 from workers import wiring
+from workers.handover import Answer
 from workers.worker import current_id
 
 
@@ -33,7 +34,7 @@ async def batches(batch_id: str) -> None:
         await house.binder.run(batch_id)
 
 
-async def submit_batch(told: dict[str, Any]) -> dict[str, Any]:
+async def submit_batch(told: dict[str, Any]) -> Answer:
     """A batch from a service that shares our Redis: the RQ result is its id, or what is wrong with it."""
     async with wiring.house() as house:
         return await house.handover.submit(told, current_id())
