@@ -175,7 +175,7 @@ def test_ids_that_a_provider_gives_twice_cross_no_images(jobs: int) -> None:
             f"{jobs} jobs, {unknown} ids of somebody else: {dict(ends(sim))}, 0 mismatches, bought {dict(bought(sim))}"
         )
         assert sim.faults() == [], "each image is of a task of its own job"
-        assert unknown > jobs / 20
+        assert unknown > jobs / 100, "else nothing was tried"
         assert ends(sim) == {"succeeded": jobs}
 
     told(story)
