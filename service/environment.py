@@ -16,6 +16,7 @@ SECRET_FILE_BYTES_MAX: Final = 65_536
 OUR_PREFIXES: Final = ("FLUX_", "S3_", "WEBHOOK_", "UNKNOWN_")
 TYPO_LIKENESS: Final = 0.75
 SHOWN_CHARS_MAX: Final = 60
+PROXY: Final = "_proxy"  # ends the names of HTTP_PROXY, no_proxy and so on, in either case
 CREDENTIALS: Final = "AWS_"  # no settings: boto3 reads them itself, and in the environment alone
 
 
@@ -47,6 +48,11 @@ def take_credentials(environ: MutableMapping[str, str], dotenv: Path) -> None:
         return
     lines, _ = _lines(dotenv)
     environ.update({name: text.strip() for name, text in lines.items() if name.startswith(CREDENTIALS) and text})
+
+
+def is_proxy(name: str) -> bool:
+    """Whether a variable of the environment speaks of proxies, which loopback is never behind."""
+    return name.lower().endswith(PROXY)
 
 
 def _lines(dotenv: Path | None) -> tuple[dict[str, str | None], list[str]]:

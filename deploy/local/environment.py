@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from service.environment import texts
+from service.environment import is_proxy, texts
 from service.settings import BadSettings, rows
 
 from .files import keep
@@ -22,7 +22,6 @@ EMBEDDED: Final = ("REDIS_", "S3_", "HOST", "PORT", "SERVE", "SPOOL_DIR", "TEMP_
 # AWS_… of the user's shell would reach boto3; PYTHON… would change the interpreter under us; REDIS_… and S3_… that are
 # no settings speak of somebody's own, and would be taken for ours misspelt.
 FOREIGN: Final = ("AWS_", "PYTHON", "REDIS_", "S3_")
-PROXY: Final = "_proxy"  # in either case: what the children call by it, the embedded parts, is on loopback
 NOTHING: Final = "/dev/null"
 STOP_GRACE_S: Final = 2  # what is cut off comes due again by itself, and a person waits at the terminal
 
@@ -84,7 +83,7 @@ def is_rehearsal(user: Mapping[str, str]) -> bool:
 
 
 def _is_foreign(name: str) -> bool:
-    return name.startswith(FOREIGN) or name.lower().endswith(PROXY)
+    return name.startswith(FOREIGN) or is_proxy(name)
 
 
 def _embedded(at: Addresses, folder: Path) -> dict[str, str]:

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Final
 
 from service.commands.facts import RUN_ENV, run_facts
-from service.environment import CREDENTIALS, take_credentials, texts, twins
+from service.environment import CREDENTIALS, is_proxy, take_credentials, texts, twins
 from service.settings import DOTENV, Settings, load, rows
 from service.storage.address import parse
 
 PLACES: Final = ("REDIS_", "S3_")  # what begins so, a setting or not, speaks of somebody's own Redis or store
-PROXY: Final = "_proxy"
 TAKEN: Final = ("REDIS_URL", "S3_ENDPOINT_URL", "S3_BUCKET")
 
 
@@ -44,7 +43,7 @@ def _named(environ: Mapping[str, str], dotenv: Path) -> bool:
 
 def _replace(environ: MutableMapping[str, str], local: Mapping[str, str]) -> None:
     """The shell's credentials are for another store, and its proxies for what is not on loopback."""
-    for name in [name for name in environ if name.startswith(CREDENTIALS) or name.lower().endswith(PROXY)]:
+    for name in [name for name in environ if name.startswith(CREDENTIALS) or is_proxy(name)]:
         del environ[name]
     environ.update({name: text for name, text in local.items() if name.startswith(CREDENTIALS)})
 
